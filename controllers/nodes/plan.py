@@ -1,0 +1,1 @@
+"""What the nodes controller decides. Pure."""

@@ -1,0 +1,1 @@
+"""What the replication controller decides. Pure."""

@@ -1,0 +1,1 @@
+"""What the rollout controller decides. Pure."""

@@ -1,0 +1,1 @@
+"""Shoal: services on many Docker hosts, reconciled from objects in etcd."""

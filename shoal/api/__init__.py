@@ -1,0 +1,1 @@
+"""Nouns: object types, states, defaults, validation, codec, errors, ownership. Pure."""

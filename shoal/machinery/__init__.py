@@ -1,0 +1,1 @@
+"""Verbs: store, etcd adapter, watch, informer, work queue, runner, election, clock, test kit."""
