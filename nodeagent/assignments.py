@@ -1,0 +1,60 @@
+"""What the managers want of this node: a picture fed by the assignments stream. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+from msgspec import Struct
+
+from shoal.api import keys
+from shoal.api.objects import Backend, Cluster, Node, Object, Task
+
+T = TypeVar("T", bound=Object)
+
+
+class Assignments(Struct, frozen=True):
+    """Every object this node was sent, by key, true at `revision`.
+
+    `synced` is false for the copy read from disk while managers are away: good for names and rules only.
+    """
+
+    objects: Mapping[str, Object] = {}
+    revision: int = 0
+    synced: bool = False
+
+    def of(self, kind: type[T]) -> dict[str, T]:
+        """Every object of one kind, by key."""
+        return {key: obj for key, obj in self.objects.items() if isinstance(obj, kind)}
+
+    def tasks(self, node_uid: str) -> dict[str, Task]:
+        """The node's own tasks, by uid."""
+        return {
+            task.metadata.uid: task
+            for task in self.of(Task).values()
+            if task.spec.node is not None and task.spec.node.uid == node_uid
+        }
+
+    def backend_of(self, task: Task) -> Backend | None:
+        found = self.objects.get(keys.backend(task.spec.service, task.metadata.uid))
+        return found if isinstance(found, Backend) else None
+
+    def cluster(self) -> Cluster | None:
+        found = self.objects.get(keys.CLUSTER)
+        return found if isinstance(found, Cluster) else None
+
+    def node(self, node_uid: str) -> Node | None:
+        found = self.objects.get(keys.node(node_uid))
+        return found if isinstance(found, Node) else None
+
+    def replaced(self, objects: Iterable[Object], revision: int) -> Assignments:
+        """After a complete set."""
+        return Assignments({keys.key_of(obj): obj for obj in objects}, revision, synced=True)
+
+    def changed(self, put: Iterable[Object], deleted: Iterable[str], revision: int) -> Assignments:
+        """After an increment; a revision seen before changes nothing back."""
+        objects = dict(self.objects)
+        for key in deleted:
+            objects.pop(key, None)
+        objects.update({keys.key_of(obj): obj for obj in put})
+        return Assignments(objects, max(revision, self.revision), synced=self.synced)
