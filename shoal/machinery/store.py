@@ -8,6 +8,8 @@ In etcd's own words:
 - `list` returns items and the revision they are true at; `watch(prefix, since=revision)` starts right after it.
 - Every write carries what it read: a transaction commits only if all its `compares` hold, else `ConflictError`.
 - A write whose answer was lost raises `UnavailableError` and its outcome is unknown: read before you retry.
+- A watch over `/shoal/` gets a bookmark for every revision written beside it (`/shoal-live/` …), so its position
+  reaches every revision a commit can return; other watches get events only.
 
 Values are bytes here; `shoal.api.codec` turns them into objects.
 """
@@ -20,8 +22,14 @@ from typing import NamedTuple, Protocol
 
 from msgspec import Struct
 
+from shoal.api.errors import InvariantError
+from shoal.api.keys import ROOT
+
 MAX_OPERATIONS = 100
 """Operations in one transaction; etcd's own default limit is 128."""
+
+MAX_COMPARES = 128
+"""Compares in one transaction: etcd's own default limit."""
 
 MAX_TRANSACTION_BYTES = 1 << 20
 """Bytes of keys and values in one transaction; etcd's own default limit is 1.5 MiB."""
@@ -99,7 +107,10 @@ Write = Put | Delete
 
 
 class Txn(Struct, frozen=True):
-    """All of `writes`, if all of `compares` hold; at most MAX_OPERATIONS and MAX_TRANSACTION_BYTES; a key once."""
+    """All of `writes`, if all of `compares` hold.
+
+    At most MAX_OPERATIONS writes, MAX_COMPARES compares and MAX_TRANSACTION_BYTES; each key is written once.
+    """
 
     compares: tuple[Compare, ...] = ()
     writes: tuple[Write, ...] = ()
@@ -113,22 +124,71 @@ class Store(Protocol):
         """Return everything under `prefix` at one revision, paged inside (never one huge message)."""
 
     async def commit(self, txn: Txn) -> int:
-        """Commit and return the revision; `ConflictError` if a compare failed, naming the key that disagreed."""
+        """Commit and return the revision; `ConflictError` if a compare failed, naming the key that disagreed.
+
+        A transaction that changes nothing returns the store's revision as it is. `NotFoundError` if a lease is gone,
+        `InvariantError` if the transaction is malformed; nothing is written then.
+        """
 
     def watch(self, prefix: str, since: int) -> AbstractAsyncContextManager[AsyncIterator[Batch]]:
-        """Deliver every batch after revision `since`, bookmarks among them; `ExpiredError` once it cannot."""
+        """Deliver every batch after revision `since`, bookmarks among them; `ExpiredError` once it cannot.
 
-    async def lease_grant(self, ttl_s: float) -> int: ...
+        A broken connection is mended inside. Expired is a position that was compacted or that the store has not
+        reached (it was restored from a backup).
+        """
+
+    async def lease_grant(self, ttl_s: float) -> int:
+        """Return a new lease; it lives at least `ttl_s` after each renewal, rounded up to whole seconds."""
 
     async def lease_keep_alive(self, lease: int) -> float:
         """Renew and return the time left in seconds; `NotFoundError` if the lease is gone."""
 
-    async def lease_revoke(self, lease: int) -> None: ...
+    async def lease_revoke(self, lease: int) -> None:
+        """End a lease and delete its keys; revoking what is gone is no error."""
 
     async def compact(self, revision: int) -> None:
-        """Forget history up to `revision`."""
+        """Forget history up to `revision`; compacting twice is no error, `InvariantError` for the future."""
 
     async def close(self) -> None: ...
+
+
+def watched_range(prefix: str) -> tuple[str, str]:
+    """Return the keys `[start, end)` a watch must hear of to deliver `prefix` and its bookmarks.
+
+    `/shoal/` and the prefixes beside it sort next to each other: `/shoal-`… < `/shoal/` < `/shoal0`.
+    """
+    if prefix == ROOT:
+        return ROOT[:-1] + "-", prefix_end(ROOT)
+    return prefix, prefix_end(prefix)
+
+
+def prefix_end(prefix: str) -> str:
+    """Return the first key after all that start with `prefix`; "" = there is no end (etcd's own convention is \\0)."""
+    for at in range(len(prefix) - 1, -1, -1):
+        if ord(prefix[at]) < 0x10FFFF:
+            return prefix[:at] + chr(ord(prefix[at]) + 1)
+    return ""
+
+
+def check_txn(txn: Txn) -> None:
+    """Raise `InvariantError` for a transaction that etcd would refuse whatever it holds."""
+    if len(txn.writes) > MAX_OPERATIONS or len(txn.compares) > MAX_COMPARES:
+        raise InvariantError(
+            f"a transaction has {len(txn.writes)} writes and {len(txn.compares)} compares; "
+            f"at most {MAX_OPERATIONS} and {MAX_COMPARES} are possible"
+        )
+    keys = [write.key for write in txn.writes]
+    if "" in keys:
+        raise InvariantError("a write has an empty key")
+    if len(set(keys)) < len(keys):
+        raise InvariantError(f"a key is written twice in one transaction: {sorted(keys)}")
+    size = sum(_size(write) for write in txn.writes)
+    if size > MAX_TRANSACTION_BYTES:
+        raise InvariantError(f"a transaction has {size} bytes; at most {MAX_TRANSACTION_BYTES} are possible")
+
+
+def _size(write: Write) -> int:
+    return len(write.key) + (len(write.value) if isinstance(write, Put) else 0)
 
 
 def chunked(writes: Sequence[Write], size: int = MAX_OPERATIONS) -> list[Sequence[Write]]:
@@ -137,7 +197,7 @@ def chunked(writes: Sequence[Write], size: int = MAX_OPERATIONS) -> list[Sequenc
     current: list[Write] = []
     room = MAX_TRANSACTION_BYTES
     for write in writes:
-        cost = len(write.key) + (len(write.value) if isinstance(write, Put) else 0)
+        cost = _size(write)
         if current and (len(current) >= size or cost > room):
             chunks.append(current)
             current, room = [], MAX_TRANSACTION_BYTES
