@@ -1,0 +1,71 @@
+"""The kernel's doors the agent's network uses: nft scripts, iptables' one rule, conntrack, sysctl files."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import anyio
+
+from nodeagent.network.docker_networks import BRIDGE_PREFIX
+from shoal.api.errors import DataplaneError
+
+_COMMENT = "shoal-mesh"
+
+
+async def run(command: Sequence[str], script: str = "") -> str:
+    """Run a program and return its output; DataplaneError carries its stderr."""
+    try:
+        done = await anyio.run_process(command, input=script.encode() or None, check=False, stderr=subprocess.PIPE)
+    except FileNotFoundError as error:
+        raise DataplaneError(command[0], f"is not installed; install the package that brings {command[0]}") from error
+    if done.returncode != 0:
+        raise DataplaneError(" ".join(command), done.stderr.decode(errors="replace"))
+    return done.stdout.decode(errors="replace")
+
+
+async def apply_nft(script: str) -> None:
+    """Apply a script in one transaction: all of it, or nothing."""
+    await run(("nft", "-f", "-"), script)
+
+
+async def ensure_forwarding() -> None:
+    """Let published connections into our bridges past Docker's FORWARD policy, which drops what it does not know.
+
+    An accept in a table of ours does not outvote that policy, so one rule of ours, known by its comment, lies in
+    DOCKER-USER. It admits connections that were translated on the way (published ports), and no others.
+    """
+    _set("/proc/sys/net/ipv4/ip_forward")
+    rule = (
+        "-o", f"{BRIDGE_PREFIX}+", "-m", "conntrack", "--ctstate", "DNAT",
+        "-m", "comment", "--comment", _COMMENT, "-j", "ACCEPT",
+    )  # fmt: skip
+    try:
+        await run(("iptables", "-w", "-C", "DOCKER-USER", *rule))
+    except DataplaneError:
+        await run(("iptables", "-w", "-I", "DOCKER-USER", *rule))
+
+
+def allow_loopback_clients(bridge: str) -> None:
+    """Let 127.0.0.1 reach translated ports over a bridge."""
+    _set(f"/proc/sys/net/ipv4/conf/{bridge}/route_localnet")
+
+
+def _set(setting: str) -> None:
+    path = Path(setting)
+    try:
+        if path.read_text().strip() != "1":
+            path.write_text("1")
+    except OSError as error:
+        raise DataplaneError(f"set {setting}", str(error)) from error
+
+
+async def forget_udp_flows(address: IPv4Address) -> None:
+    """Drop tracked UDP flows that were translated to an address which serves no more; there may be none."""
+    try:
+        await run(("conntrack", "-D", "-p", "udp", "--reply-src", str(address)))
+    except DataplaneError as error:
+        if "0 flow entries" not in error.stderr:
+            raise

@@ -1,0 +1,90 @@
+"""Which Docker networks a node needs for Shoal's networks, and how each must look. Pure.
+
+A network of Shoal's is, on each node, a Docker bridge network of a name of ours whose gateway is the node's own
+address on it; a tunnel to the other nodes is added to the same bridge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Interface
+
+from shoal.api.meta import Ref
+from shoal.api.objects import Attachment, Network
+
+BRIDGE_PREFIX = "shb-"
+"""Every bridge of ours starts with it; interface names have at most 15 characters."""
+
+OURS = {"shoal.managed": "network"}
+"""The label that every Docker network of ours carries."""
+
+OVERLAY_MTU = 1450
+"""Bytes: Ethernet's 1500 less VXLAN's 50, so that nothing changes for containers when a second host joins."""
+
+
+@dataclass(frozen=True)
+class DockerNetwork:
+    """How Docker's network must look."""
+
+    uid: str
+    """The uid of Shoal's network; also a label of Docker's."""
+    name: str
+    bridge: str
+    subnet: str
+    gateway: str
+    internal: bool = False
+
+    def labels(self) -> dict[str, str]:
+        """What tells our network, and that it is still the one wanted."""
+        return {**OURS, "shoal.network": self.uid, "shoal.gateway": self.gateway}
+
+    def body(self) -> dict[str, object]:
+        """The request that creates it, in the Docker Engine API's words."""
+        return {
+            "Driver": "bridge",
+            "CheckDuplicate": True,
+            "Internal": self.internal,
+            "IPAM": {"Config": [{"Subnet": self.subnet, "Gateway": self.gateway}]},
+            "Options": {
+                "com.docker.network.bridge.name": self.bridge,
+                "com.docker.network.driver.mtu": str(OVERLAY_MTU),
+            },
+            "Labels": self.labels(),
+        }
+
+
+def docker_name(network: Ref) -> str:
+    """Docker's name of a network: `shoal-ingress`."""
+    return f"shoal-{network.name}"
+
+
+def bridge_name(uid: str) -> str:
+    return f"{BRIDGE_PREFIX}{uid[:10]}"
+
+
+def wanted(networks: Iterable[Network], attachments: Iterable[Attachment], node_uid: str) -> tuple[DockerNetwork, ...]:
+    """Return the Docker networks this node needs: those it has an address on, by name."""
+    own = {
+        attachment.spec.network.uid: attachment.spec.address
+        for attachment in attachments
+        if attachment.spec.node.uid == node_uid and not attachment.spec.container and attachment.spec.address
+    }
+    return tuple(
+        _make(network, own[network.metadata.uid])
+        for network in sorted(networks, key=lambda network: network.metadata.name)
+        if network.metadata.uid in own
+    )
+
+
+def _make(network: Network, address: str) -> DockerNetwork:
+    uid = network.metadata.uid
+    interface = IPv4Interface(address)
+    return DockerNetwork(
+        uid=uid,
+        name=docker_name(Ref(network.metadata.name, uid)),
+        bridge=bridge_name(uid),
+        subnet=str(interface.network),
+        gateway=str(interface.ip),
+        internal=network.spec.internal,
+    )
