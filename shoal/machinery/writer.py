@@ -1,0 +1,388 @@
+"""Typed, owned, fenced and batched writes: every write of objects goes through here.
+
+A write is an `Action` (what belongs together) and a way to find what its author had read. `prepare` turns it into
+compares and bytes, and is pure: it checks who may write what, moves `generation` and the time stamps, and drops what
+would change nothing. The `Writer` packs prepared actions of all callers into transactions, a few under way at once.
+
+When a packed transaction meets a conflict, the action that holds the disagreeing key is tried alone and the rest
+again together, so a conflict only ever hits its own action. When an answer is lost, the keys are read to learn the
+outcome: every write compares, so asking again can never write twice.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import anyio
+import msgspec
+
+from shoal.api import codec, ownership
+from shoal.api.errors import ConflictError, InvariantError, ShoalError, UnavailableError
+from shoal.api.keys import key_of
+from shoal.api.meta import Meta
+from shoal.api.objects import Object
+from shoal.machinery.clock import Clock
+from shoal.machinery.controller import Action, Create, Remove, Replace, Step
+from shoal.machinery.store import (
+    MAX_OPERATIONS,
+    MAX_TRANSACTION_BYTES,
+    Compare,
+    CreatedAt,
+    Delete,
+    NoneUnder,
+    Put,
+    Store,
+    Txn,
+    Unchanged,
+    Write,
+)
+
+LANES = 4
+"""Transactions under way at once: enough to hide the round trip, few enough to batch under load."""
+
+ROUNDS = 3
+"""Conflicts a packed transaction survives before its actions are tried one by one."""
+
+Reader = Callable[[str], Object | None]
+"""Finds what was read at a key, with its resource version; None if nothing was."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An action as the store takes it. `writes` is empty where everything is as wanted already."""
+
+    compares: tuple[Compare, ...]
+    writes: tuple[Write, ...]
+    cost: int
+    """Bytes of keys and values."""
+
+
+def prepare(action: Action, read: Reader, actor: str, now: datetime) -> Prepared:
+    """Check, complete and encode one action. Pure.
+
+    InvariantError if the actor may not write it; ConflictError if `read` knows another version than the action does.
+    """
+    compares = dict.fromkeys(action.compares)
+    writes: list[Write] = []
+    for step in action.steps:
+        key, expected, write = _prepare_step(step, read, actor, now)
+        compares[Unchanged(key, expected)] = None
+        if write is not None:
+            writes.append(write)
+    if len(writes) >= MAX_OPERATIONS or len(compares) >= MAX_OPERATIONS:
+        raise InvariantError(f"{action.reason} is {len(writes)} writes at once; at most {MAX_OPERATIONS - 1} go")
+    cost = sum(len(write.key) + (len(write.value) if isinstance(write, Put) else 0) for write in writes)
+    return Prepared(tuple(compares), tuple(writes), cost)
+
+
+def _prepare_step(step: Step, read: Reader, actor: str, now: datetime) -> tuple[str, int, Write | None]:
+    if isinstance(step, Create):
+        key = key_of(step.obj)
+        ownership.check(actor, None, step.obj)
+        return key, 0, Put(key, codec.encode(_stamped(step.obj, None, now)))
+    new = step.new if isinstance(step, Replace) else step.obj
+    key, expected = key_of(new), new.metadata.resource_version
+    if expected == 0:
+        raise InvariantError(f"{key} was never read, so it cannot be replaced or removed")
+    old = read(key)
+    found = old.metadata.resource_version if old is not None else 0
+    if old is None or found != expected:
+        raise ConflictError(key, expected, found)
+    if isinstance(step, Remove):
+        ownership.check(actor, old, None)
+        return key, expected, Delete(key)
+    if is_same(old, new):
+        return key, expected, None
+    ownership.check(actor, old, new)
+    return key, expected, Put(key, codec.encode(_stamped(new, old, now)))
+
+
+def is_same(old: Object, new: Object) -> bool:
+    """Tell whether two states of an object differ in nothing but what the writer itself fills in."""
+    kept = {name: getattr(old.metadata, name) for name in _FILLED}
+    return old == msgspec.structs.replace(new, metadata=msgspec.structs.replace(new.metadata, **kept))
+
+
+_FILLED = ("generation", "created_at", "updated_at", "resource_version", "schema")
+
+
+def _stamped(new: Object, old: Object | None, now: datetime) -> Object:
+    meta: Meta = new.metadata
+    if old is None:
+        has_spec = "spec" in new.__struct_fields__
+        filled = {"generation": int(has_spec), "created_at": meta.created_at or now, "updated_at": now}
+    else:
+        moved = getattr(old, "spec", None) != getattr(new, "spec", None)
+        filled = {
+            "generation": old.metadata.generation + moved,
+            "created_at": old.metadata.created_at,
+            "updated_at": now,
+        }
+    return codec.with_meta(new, **filled)
+
+
+@dataclass
+class Pack:
+    """Prepared actions that may share a transaction: within etcd's limits, and none touches what another writes."""
+
+    compares: dict[Compare, None] = field(default_factory=dict)
+    writes: list[Write] = field(default_factory=list)
+    cost: int = 0
+    _written: set[str] = field(default_factory=set)
+
+    def takes(self, item: Prepared) -> bool:
+        if not self.writes and not self.compares:
+            return True
+        return (
+            len(self.writes) + len(item.writes) < MAX_OPERATIONS
+            and len(self.compares) + len(item.compares) < MAX_OPERATIONS
+            and self.cost + item.cost <= MAX_TRANSACTION_BYTES
+            and not any(write.key in self._written for write in item.writes)
+            and not any(self._writes_what(compare) for compare in item.compares)
+        )
+
+    def _writes_what(self, compare: Compare) -> bool:
+        if isinstance(compare, NoneUnder):
+            return any(key.startswith(compare.prefix) for key in self._written)
+        return compare.key in self._written
+
+    def add(self, item: Prepared) -> None:
+        self.compares.update(dict.fromkeys(item.compares))
+        self.writes.extend(item.writes)
+        self.cost += item.cost
+        self._written.update(write.key for write in item.writes)
+
+    def txn(self, fence: Compare | None) -> Txn:
+        fences = (fence,) if fence is not None else ()
+        return Txn((*fences, *self.compares), tuple(self.writes))
+
+
+@dataclass
+class _Entry:
+    """One prepared action on its way: `revision` or `error` once `done`."""
+
+    item: Prepared
+    done: anyio.Event = field(default_factory=anyio.Event)
+    taken: bool = False
+    revision: int = 0
+    error: ShoalError | None = None
+
+    def mentions(self, key: str) -> bool:
+        return any(
+            key.startswith(compare.prefix) if isinstance(compare, NoneUnder) else compare.key == key
+            for compare in self.item.compares
+        )
+
+    def finish(self, revision: int = 0, error: ShoalError | None = None) -> None:
+        self.revision, self.error = revision, error
+        self.done.set()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a plan's actions: the written ones and the last revision (0 = nothing was written)."""
+
+    written: tuple[Action, ...] = ()
+    revision: int = 0
+    conflicts: tuple[ConflictError, ...] = ()
+
+
+class Writer:
+    """Writes as `actor`; `fence` gives the compare that a leader's every write carries, or None."""
+
+    def __init__(
+        self, store: Store, actor: str, clock: Clock, fence: Callable[[], Compare | None] = lambda: None
+    ) -> None:
+        self._store, self._actor, self._clock, self._fence = store, actor, clock, fence
+        self._pending: deque[_Entry] = deque()
+        self._lanes = anyio.Semaphore(LANES)
+
+    async def commit(self, action: Action, read: Reader) -> int:
+        """Write one action and return its revision, 0 if nothing had to be written.
+
+        Concurrent callers share transactions. ConflictError if somebody was first; UnavailableError if it could not
+        be learnt whether it was written.
+        """
+        (entry,) = await self._settle([prepare(action, read, self._actor, self._clock.now())])
+        if entry.error is not None:
+            raise entry.error
+        return entry.revision
+
+    async def apply(self, actions: Sequence[Action], read: Reader, *, independent: bool = False) -> Outcome:
+        """Write a plan's actions.
+
+        In order, where neighbours share transactions and the first conflict drops the rest; or, when `independent`,
+        side by side, where a conflict drops one action only. UnavailableError ends it; what was written stays.
+        """
+        ready: list[_Ready] = []
+        conflicts: list[ConflictError] = []
+        now = self._clock.now()
+        for action in actions:
+            try:
+                ready.append(_Ready(action, prepare(action, read, self._actor, now)))
+            except ConflictError as error:
+                conflicts.append(error)
+                if not independent:
+                    break
+        ready = [one for one in ready if one.item.writes]
+        outcome = await (self._apply_independent(ready) if independent else self._apply_in_order(ready))
+        return Outcome(outcome.written, outcome.revision, (*conflicts, *outcome.conflicts))
+
+    async def _apply_independent(self, ready: Sequence[_Ready]) -> Outcome:
+        entries = await self._settle([one.item for one in ready])
+        conflicts: list[ConflictError] = []
+        written: list[Action] = []
+        for one, entry in zip(ready, entries, strict=True):
+            if entry.error is None:
+                written.append(one.action)
+            elif isinstance(entry.error, ConflictError):
+                conflicts.append(entry.error)
+            else:
+                raise entry.error
+        return Outcome(tuple(written), max((entry.revision for entry in entries), default=0), tuple(conflicts))
+
+    async def _apply_in_order(self, ready: Sequence[_Ready]) -> Outcome:
+        written: list[Action] = []
+        revision = 0
+        todo = deque(_grouped(ready))
+        while todo:
+            group = todo.popleft()
+            (entry,) = await self._settle([_merged(group)])
+            if entry.error is None:
+                revision = entry.revision
+                written += [one.action for one in group]
+            elif not isinstance(entry.error, ConflictError):
+                raise entry.error
+            elif len(group) > 1:
+                todo.extendleft([one] for one in reversed(group))
+            else:
+                return Outcome(tuple(written), revision, (entry.error,))
+        return Outcome(tuple(written), revision)
+
+    async def _settle(self, items: Sequence[Prepared]) -> list[_Entry]:
+        """Queue prepared actions and return when each is done, carrying transactions oneself where a lane is free."""
+        entries = [_Entry(item) for item in items]
+        for entry in entries:
+            if entry.item.writes:
+                self._pending.append(entry)
+            else:
+                entry.finish()
+        if len(entries) <= MAX_OPERATIONS:
+            await self._drain(entries)
+        else:
+            async with anyio.create_task_group() as tasks:
+                for _ in range(LANES):
+                    tasks.start_soon(self._drain, entries)
+        return entries
+
+    async def _drain(self, entries: Sequence[_Entry]) -> None:
+        while any(not entry.taken and not entry.done.is_set() for entry in reversed(entries)):
+            async with self._lanes:
+                batch = self._take()
+                if batch:
+                    with anyio.CancelScope(shield=True):  # others wait for what we carry, so a caller's end waits too
+                        await self._carry(batch, ROUNDS)
+        for entry in entries:
+            await entry.done.wait()
+
+    def _take(self) -> list[_Entry]:
+        """Take from the front of the queue what fits into one transaction."""
+        pack, batch = Pack(), []
+        while self._pending and pack.takes(self._pending[0].item):
+            entry = self._pending.popleft()
+            entry.taken = True
+            pack.add(entry.item)
+            batch.append(entry)
+        return batch
+
+    async def _carry(self, batch: Sequence[_Entry], rounds: int) -> None:
+        try:
+            revision = await self._commit(_packed(entry.item for entry in batch).txn(self._fence()))
+        except ConflictError as error:
+            await self._carry_apart(batch, error, rounds)
+        except ShoalError as error:
+            for entry in batch:
+                entry.finish(error=error)
+        else:
+            for entry in batch:
+                entry.finish(revision)
+
+    async def _carry_apart(self, batch: Sequence[_Entry], error: ConflictError, rounds: int) -> None:
+        fence = self._fence()
+        if len(batch) == 1 or (isinstance(fence, CreatedAt) and fence.key == error.key):
+            for entry in batch:
+                entry.finish(error=error)
+            return
+        guilty = [entry for entry in batch if entry.mentions(error.key)]
+        if not guilty or rounds == 0:
+            guilty = list(batch)
+        rest = [entry for entry in batch if entry not in guilty]
+        for entry in guilty:
+            await self._carry([entry], 0)
+        if rest:
+            await self._carry(rest, rounds - 1)
+
+    async def _commit(self, txn: Txn) -> int:
+        """Commit, and find out about a lost answer: the keys tell whether it was written."""
+        try:
+            return await self._store.commit(txn)
+        except UnavailableError:
+            landed = await self._landed_at(txn)
+        if landed:
+            return landed
+        try:
+            return await self._store.commit(txn)  # safe: if the first one lands after all, this one conflicts
+        except ConflictError:
+            landed = await self._landed_at(txn)
+            if not landed:
+                raise
+            return landed
+
+    async def _landed_at(self, txn: Txn) -> int:
+        """Return the revision at which the transaction was written, 0 if it was not (yet)."""
+        for write in txn.writes:
+            if isinstance(write, Put):
+                item = await self._store.get(write.key)
+                if item is not None and item.value == write.value:
+                    return item.revision
+        if any(isinstance(write, Put) for write in txn.writes):
+            return 0
+        listings = [await self._store.list(write.key) for write in txn.writes]
+        gone = all(
+            item.key != write.key for write, found in zip(txn.writes, listings, strict=True) for item in found.items
+        )
+        return max((found.revision for found in listings), default=0) if gone else 0
+
+
+@dataclass(frozen=True)
+class _Ready:
+    action: Action
+    item: Prepared
+
+
+def _packed(items: Iterable[Prepared]) -> Pack:
+    pack = Pack()
+    for item in items:
+        pack.add(item)
+    return pack
+
+
+def _merged(group: Sequence[_Ready]) -> Prepared:
+    pack = _packed(one.item for one in group)
+    return Prepared(tuple(pack.compares), tuple(pack.writes), pack.cost)
+
+
+def _grouped(ready: Sequence[_Ready]) -> list[list[_Ready]]:
+    """Split ordered actions into runs of neighbours that may share a transaction."""
+    groups: list[list[_Ready]] = []
+    pack = Pack()
+    for one in ready:
+        if not groups or not pack.takes(one.item):
+            groups.append([])
+            pack = Pack()
+        groups[-1].append(one)
+        pack.add(one.item)
+    return groups
