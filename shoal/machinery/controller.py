@@ -129,5 +129,8 @@ class Controller(Generic[V]):
     """Watch presences (/shoal-live/) too."""
     coalesce_s: float = 0.0
     """After a pass of a key, wait so long before the next of the same key while changes keep arriving."""
+    reaches: Mapping[type[Any], Callable[[Any, Cache], Iterable[str]]] = field(default_factory=dict)
+    """Like `watches`, for kinds whose keys only the cache knows, such as the services on a node that went down; asked
+    for the old and the new object, once the cache holds the new one."""
     reads: tuple[type[Any], ...] = field(default=())
     """Kinds that `observe` reads though a change of them alone wakes no key."""

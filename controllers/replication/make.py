@@ -1,0 +1,89 @@
+"""The tasks and slots that replication writes. Pure."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import msgspec
+
+from controllers.replication.view import Held, View
+from shoal.api import keys
+from shoal.api.meta import Meta, Owner, Ref, derived_uid
+from shoal.api.objects import Slot, SlotSpec, Task, TaskSpec, TaskStatus
+from shoal.api.states import DesiredState, TaskState
+from shoal.machinery.controller import Create, Remove, Replace, Step
+from shoal.rules.liveness import is_over, is_unclaimed
+from shoal.rules.networks import needs_address
+
+
+def new_task(
+    view: View,
+    held: Held,
+    now: datetime,
+    desired: DesiredState,
+    delay: timedelta | None = None,
+    start_first: bool = False,
+) -> Task:
+    """Return the slot's next task. `delay` is given where the restart policy makes it, and counts as an attempt then.
+
+    Its uid is derived, so that planning twice gives the same task; the service's own uid makes it unique.
+    """
+    service, replaces = view.owner, held.current.metadata.uid if held.current else ""
+    uid = derived_uid(service.metadata.uid, held.name, replaces, now.isoformat())
+    revision, template = view.wanted(held.name)
+    waits = needs_address(template)
+    return Task(
+        metadata=Meta(
+            name=keys.task_name(service.metadata.name, held.name, uid),
+            uid=uid,
+            labels=service.metadata.labels,
+            created_at=now,
+            owner=Owner("Service", service.metadata.name, service.metadata.uid),
+        ),
+        spec=TaskSpec(
+            service=view.ref,
+            slot=held.name,
+            revision=revision,
+            template=template,
+            desired_state=desired,
+            node=_own_node(view, held.name),
+            restart_after=None if delay is None else now + delay,
+            replaces=replaces,
+            start_first=start_first,
+        ),
+        status=TaskStatus(
+            state=TaskState.NEW if waits else TaskState.PENDING,
+            timestamp=now,
+            message="waits for an address" if waits else "waits for a node",
+        ),
+    )
+
+
+def _own_node(view: View, slot: str) -> Ref | None:
+    if not view.owner.spec.mode.is_global:
+        return None
+    node = view.nodes[slot]
+    return Ref(node.metadata.name, node.metadata.uid)
+
+
+def point_at(view: View, held: Held, task: Task) -> Step:
+    """Return the step that makes the slot point at a task: what keeps a slot from having two."""
+    spec = SlotSpec(view.ref, held.name, task.metadata.uid)
+    if held.slot is not None:
+        return Replace(msgspec.structs.replace(held.slot, spec=spec))
+    uid = derived_uid(view.ref.uid, "slot", held.name)
+    owner = Owner("Service", view.ref.name, view.ref.uid)
+    return Create(Slot(metadata=Meta(name=held.name, uid=uid, owner=owner), spec=spec))
+
+
+def with_desired(task: Task, desired: DesiredState) -> Task:
+    return msgspec.structs.replace(task, spec=msgspec.structs.replace(task.spec, desired_state=desired))
+
+
+def let_go(view: View, task: Task) -> Step | None:
+    """Return the step that makes a task go: deleted if no agent has to stop it, else wanted gone (None: it is)."""
+    if is_over(task, view.node_of(task)) or is_unclaimed(task):
+        return Remove(task)
+    if task.spec.desired_state is DesiredState.REMOVE:
+        return None
+    return Replace(with_desired(task, DesiredState.REMOVE))

@@ -1,0 +1,118 @@
+"""What the replication controller looks at: one service and everything that is its own. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from shoal.api.meta import Ref
+from shoal.api.objects import ClusterSpec, Node, Rollout, Service, Slot, Task
+from shoal.api.states import DesiredState, TaskState
+from shoal.api.template import TaskTemplate
+from shoal.rules.dirtiness import is_dirty, template_of
+from shoal.rules.history import age_order
+from shoal.rules.liveness import is_unusable, may_hold_container
+from shoal.rules.networks import needs_address
+from shoal.rules.slots import revision_for_slot
+
+
+@dataclass(frozen=True)
+class View:
+    """`service` is None once it is deleted; `nodes` holds those its tasks are on, of a global service all.
+
+    `templates` maps revisions to templates, `slots` slot names to Slots; `serving` are the uids of tasks that all
+    nodes route to.
+    """
+
+    service: Service | None
+    rollout: Rollout | None = None
+    templates: Mapping[str, TaskTemplate] = field(default_factory=dict)
+    slots: Mapping[str, Slot] = field(default_factory=dict)
+    tasks: tuple[Task, ...] = ()
+    nodes: Mapping[str, Node] = field(default_factory=dict)
+    serving: frozenset[str] = frozenset()
+    history_limit: int = ClusterSpec().task_history_limit
+
+    @property
+    def owner(self) -> Service:
+        """The service, where it is known to exist."""
+        assert self.service is not None
+        return self.service
+
+    @property
+    def ref(self) -> Ref:
+        return Ref(self.owner.metadata.name, self.owner.metadata.uid)
+
+    @cached_property
+    def template(self) -> TaskTemplate:
+        """The newest template of the service."""
+        return template_of(self.owner.spec)
+
+    @cached_property
+    def held(self) -> Mapping[str, Held]:
+        """Every slot that has a Slot, or tasks."""
+        grouped: dict[str, list[Task]] = {name: [] for name in self.slots}
+        for task in self.tasks:
+            grouped.setdefault(task.spec.slot, []).append(task)
+        return {name: _held(name, self.slots.get(name), tasks) for name, tasks in grouped.items()}
+
+    def slot(self, name: str) -> Held:
+        return self.held.get(name) or _held(name, self.slots.get(name), [])
+
+    def node_of(self, task: Task) -> Node | None:
+        """The task's node, None if it has none or it was removed."""
+        return None if task.spec.node is None else self.nodes.get(task.spec.node.uid)
+
+    def wanted(self, slot: str) -> tuple[str, TaskTemplate]:
+        """Return the revision a new task of the slot runs, and its template."""
+        revision = revision_for_slot(self.rollout, self.owner, slot)
+        template = self.templates.get(revision)
+        newest = self.owner.status.revision
+        return (newest, self.template) if template is None or revision == newest else (revision, template)
+
+    def is_dirty(self, task: Task) -> bool:
+        return is_dirty(task, *self.wanted(task.spec.slot), self.node_of(task))
+
+    def is_ended(self, task: Task) -> bool:
+        """Nothing more is to be expected of the task where it is."""
+        return task.status.state.is_terminal or is_unusable(task, self.node_of(task))
+
+    def may_hold_container(self, task: Task) -> bool:
+        return may_hold_container(task, self.node_of(task))
+
+    def serves(self, task: Task) -> bool:
+        """The task runs, and whoever has to route to it does."""
+        if task.status.state is not TaskState.RUNNING:
+            return False
+        return task.metadata.uid in self.serving or not needs_address(task.spec.template)
+
+
+@dataclass(frozen=True)
+class Held:
+    """One slot: `tasks` oldest first; `current` is the one its Slot points at, None while the slot is vacant."""
+
+    name: str
+    slot: Slot | None
+    tasks: tuple[Task, ...]
+    current: Task | None
+
+    @property
+    def live_others(self) -> tuple[Task, ...]:
+        """Tasks still wanted alive besides the current one: the old one of a start-first update."""
+        return tuple(task for task in self.tasks if task is not self.current and task.spec.desired_state.is_live)
+
+    @property
+    def history(self) -> tuple[Task, ...]:
+        return tuple(task for task in self.tasks if task.spec.desired_state is not DesiredState.REMOVE)
+
+
+def _held(name: str, slot: Slot | None, tasks: list[Task]) -> Held:
+    if len(tasks) > 1:
+        tasks = sorted(tasks, key=age_order)
+    current = None
+    if slot is not None:
+        current = next((task for task in tasks if task.metadata.uid == slot.spec.task), None)
+        if current is not None and current.spec.desired_state is DesiredState.REMOVE:
+            current = None
+    return Held(name, slot, tuple(tasks), current)

@@ -1,0 +1,117 @@
+"""Which slots a service has, which revision each runs, and which nodes a global service runs on. Pure.
+
+A slot is "1", "2", … of a replicated service, the uid of a node of a global one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
+
+from shoal.api.objects import Node, Rollout, Service, Task
+from shoal.api.states import Availability, RolloutState, TaskState
+from shoal.api.template import TaskTemplate
+from shoal.rules.constraints import matches
+from shoal.rules.liveness import is_drained, is_lost
+
+_PAUSED = frozenset({RolloutState.PAUSED, RolloutState.ROLLBACK_PAUSED})
+_BACKWARDS = frozenset({RolloutState.ROLLBACK_STARTED, RolloutState.ROLLBACK_PAUSED})
+
+
+def slot_order(slot: str) -> tuple[int, str]:
+    """Sort key: 2 before 10, nodes by uid after all numbers."""
+    return (int(slot), "") if slot.isdecimal() else (1 << 62, slot)
+
+
+def lowest_free(taken: Collection[str], count: int) -> list[str]:
+    """Return the `count` lowest slot numbers that are free. Worked: 1 and 3 taken, two wanted: 2 and 4."""
+    found: list[str] = []
+    number = 0
+    while len(found) < count:
+        number += 1
+        if str(number) not in taken:
+            found.append(str(number))
+    return found
+
+
+# --- revisions -------------------------------------------------------------------------------------------------
+
+
+def revision_for_slot(rollout: Rollout | None, service: Service, slot: str) -> str:
+    """Return the hash of the revision that a new task of the slot runs.
+
+    A slot that was dirty when the rollout began runs the target once it is granted, the stable revision until then.
+    Any other slot is new and gets the target, the stable revision while the rollout is paused.
+    """
+    if rollout is None:
+        return service.status.revision
+    status = rollout.status
+    if slot in status.granted:
+        return status.target
+    if slot in status.dirty or status.state in _PAUSED:
+        return status.stable
+    return status.target
+
+
+def may_update(rollout: Rollout | None, service: Service, slot: str) -> bool:
+    """Say whether the slot's task may be replaced now because it runs another revision than the target.
+
+    Not before rollout has taken up the service's newest revision, and not before it has granted the slot.
+    """
+    if rollout is None or rollout.status.target != service.status.revision:
+        return False
+    return revision_for_slot(rollout, service, slot) == rollout.status.target
+
+
+def is_rolling_back(rollout: Rollout | None) -> bool:
+    return rollout is not None and rollout.status.state in _BACKWARDS
+
+
+# --- nodes of a global service ---------------------------------------------------------------------------------
+
+
+def is_member(node: Node, template: TaskTemplate) -> bool:
+    """Say whether a global service belongs on the node as far as its constraints tell."""
+    return template.placement is None or matches(template.placement.constraints, node)
+
+
+def may_join(node: Node) -> bool:
+    """Say whether a global service's task may be started or replaced on a node it belongs on."""
+    return not is_lost(node) and not is_drained(node) and node.spec.availability is not Availability.PAUSE
+
+
+# --- scaling down ----------------------------------------------------------------------------------------------
+
+
+class Occupied(NamedTuple):
+    """A slot and the task it points at; None = vacant."""
+
+    slot: str
+    task: Task | None
+
+
+def pick_victims(slots: Iterable[Occupied], count: int) -> list[str]:
+    """Return which slots to give up, worst first.
+
+    Vacant slots and those whose task is not wanted any more go first, then unassigned ones, then those on the nodes
+    that hold most of the service's tasks; among equals the ones not running, then the highest numbers. Worked: with
+    1 and 2 on node a and 3 on node b, all running, the victim is 2.
+    Source: SwarmKit's replicated orchestrator (services.go), which does not prefer tasks that are dead for good.
+    """
+    ordered = sorted(slots, key=lambda occupied: (not _is_running(occupied.task), slot_order(occupied.slot)))
+    copies: dict[str, int] = {}
+    worth: list[tuple[int, int, str]] = []
+    for slot, task in ordered:
+        if task is None or not task.spec.desired_state.is_live:
+            worth.append((2, 0, slot))
+        elif task.spec.node is None:
+            worth.append((1, 0, slot))
+        else:
+            copies[task.spec.node.uid] = copy = copies.get(task.spec.node.uid, 0) + 1
+            worth.append((0, copy, slot))
+    kept_first = sorted(worth, key=lambda one: one[:2])
+    return [slot for _, _, slot in reversed(kept_first[len(kept_first) - count :])] if count > 0 else []
+
+
+def _is_running(task: Task | None) -> bool:
+    return task is not None and task.status.state is TaskState.RUNNING
