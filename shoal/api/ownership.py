@@ -60,12 +60,13 @@ _AGENT_STATES: Final = frozenset(
 
 _STATE_WRITERS: Final[dict[str, frozenset[TaskState]]] = {
     "replication": frozenset(),
-    "endpoint": frozenset({TaskState.PENDING}),
+    "endpoint": frozenset({TaskState.PENDING, TaskState.NEW}),
     "placement": frozenset({TaskState.ASSIGNED, TaskState.PENDING}),
     "nodes": frozenset({TaskState.ORPHANED}),
     API: _AGENT_STATES,
 }
-"""Process → states it may write. Placement may also write `pending` again, with the reason nothing fits."""
+"""Process → states it may write. Placement may also write `pending` again, with the reason nothing fits, and endpoint
+`new`, with the reason there is no address."""
 
 
 def check(actor: str, old: o.Object | None, new: o.Object | None) -> None:

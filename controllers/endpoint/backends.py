@@ -1,0 +1,105 @@
+"""Where each task can be reached, and whether to route there. Pure.
+
+    created with the task's node ──► ready ──► servingAt (all ready nodes route there)
+    ready false (told to stop, ended, evicted, node down) ──► drainedAt (no node routes there) ──► removed
+
+A Backend that was never ready is born drained: no node ever routed to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from msgspec.structs import replace
+
+from shoal.api.meta import Meta, Owner, Ref, derived_uid
+from shoal.api.objects import Backend, BackendSpec, BackendStatus, Node, Task
+from shoal.api.states import NodeState, TaskState
+from shoal.machinery.controller import Action, Create, Plan, Remove, Replace, still_exists
+
+_LOST = (NodeState.DOWN, NodeState.DISCONNECTED)
+
+
+@dataclass(frozen=True)
+class BackendView:
+    """One task, its Backend and its node; None = does not exist."""
+
+    task: Task | None
+    backend: Backend | None
+    node: Node | None
+
+
+@dataclass(frozen=True)
+class AppliedView:
+    """Backends that wait until all nodes have followed, and the revision that all ready nodes have reached."""
+
+    waiting: tuple[Backend, ...]
+    lowest: int
+
+
+def is_waiting(backend: Backend) -> bool:
+    """Some node may not have followed the last change of `ready`."""
+    status = backend.status
+    return (status.serving_at if status.ready else status.drained_at) is None
+
+
+def is_routable(task: Task, node: Node | None) -> bool:
+    """Traffic may go there: it runs, it is to go on running, and its node is not lost."""
+    return (
+        task.status.state is TaskState.RUNNING
+        and task.spec.desired_state.is_live
+        and not task.spec.evicted
+        and node is not None
+        and node.status.state not in _LOST
+    )
+
+
+def plan_backend(view: BackendView, now: datetime) -> Plan:
+    """Bring one task's Backend up to date."""
+    action = _backend_action(view, now)
+    return Plan((action,) if action is not None else ())
+
+
+def _backend_action(view: BackendView, now: datetime) -> Action | None:
+    task, backend = view.task, view.backend
+    if task is None:
+        return Action("BackendRemoved", (Remove(backend),)) if backend is not None else None
+    if backend is None:
+        return _create(task, view.node, now)
+    if task.status.state.is_terminal and backend.status.drained_at is not None:
+        return Action("BackendRemoved", (Remove(backend),))
+    ready = is_routable(task, view.node)
+    if ready == backend.status.ready:
+        return None
+    new = replace(backend, status=BackendStatus(ready=ready))
+    return Action("BackendReady" if ready else "BackendDraining", (Replace(new),))
+
+
+def _create(task: Task, node: Node | None, now: datetime) -> Action | None:
+    where = task.spec.node
+    is_wanted = task.status.state.is_assigned and task.spec.desired_state.is_live
+    if where is None or not task.spec.addresses or not is_wanted:
+        return None
+    ready = is_routable(task, node)
+    ref = Ref(task.metadata.name, task.metadata.uid)
+    backend = Backend(
+        metadata=Meta(
+            name=ref.name, uid=derived_uid("backend", ref.uid), owner=Owner("Task", ref.name, ref.uid)
+        ),
+        spec=BackendSpec(task.spec.service, ref, where, task.spec.addresses),
+        status=BackendStatus(ready=ready, drained_at=None if ready else now),
+    )
+    return Action("BackendCreated", (Create(backend),), (still_exists(task),))
+
+
+def plan_applied(view: AppliedView, now: datetime) -> Plan:
+    """Note for each waiting Backend that all ready nodes have followed its last change."""
+    actions = []
+    for backend in view.waiting:
+        if backend.metadata.resource_version <= view.lowest:
+            ready = backend.status.ready
+            status = replace(backend.status, **{"serving_at" if ready else "drained_at": now})
+            reason = "BackendServing" if ready else "BackendDrained"
+            actions.append(Action(reason, (Replace(replace(backend, status=status)),)))
+    return Plan(tuple(actions), independent=True)

@@ -1,0 +1,114 @@
+"""A service's ports as published: explicit ones as given, dynamic ones resolved and kept. Pure.
+
+The API server claims explicit ports with the spec. A dynamic port's claim is written with the Endpoint and labelled,
+so that it is known whose it is to give back. A resolved port stays with its target and protocol across updates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from msgspec.structs import replace
+
+from shoal.api import keys
+from shoal.api.meta import Meta, Owner, Ref, derived_uid
+from shoal.api.objects import Claim, EndpointSpec, Service, ServiceEndpoint
+from shoal.api.states import EndpointMode, Protocol, PublishMode
+from shoal.api.template import Port
+from shoal.machinery.controller import Action, Create, Plan, Remove, Replace, Step, is_unchanged
+from shoal.machinery.store import Compare, NoneUnder
+
+from controllers.endpoint.addresses import make_claim
+
+FIRST_DYNAMIC: Final = 30000
+LAST_DYNAMIC: Final = 32767
+"""Swarm's range (semantics 4.10), for each protocol apart."""
+
+RETRY: Final = timedelta(seconds=5)
+"""Before another look for a port where all were taken; Swarm's allocator looks again at any change."""
+
+DYNAMIC_LABEL: Final = "shoal.port"
+DYNAMIC: Final = {DYNAMIC_LABEL: "dynamic"}
+
+
+@dataclass(frozen=True)
+class ServiceView:
+    """A service (None = deleted), its Endpoint, its dynamic claims, and enough free ports of each protocol."""
+
+    service: Service | None
+    endpoint: ServiceEndpoint | None
+    dynamic: tuple[Claim, ...]
+    free: Mapping[Protocol, tuple[int, ...]]
+
+
+def is_dynamic(port: Port) -> bool:
+    return port.mode is PublishMode.INGRESS and port.published == 0
+
+
+def plan_ports(view: ServiceView) -> Plan:
+    """Bring one service's Endpoint up to date, or clear up after a service that was deleted."""
+    if view.service is None:
+        endpoint = (Action("EndpointRemoved", (Remove(view.endpoint),)),) if view.endpoint is not None else ()
+        claims = tuple(Action("PortReleased", (Remove(claim),)) for claim in view.dynamic)
+        return Plan((*endpoint, *claims), independent=True)
+    return _plan_endpoint(view.service, view)
+
+
+def _plan_endpoint(service: Service, view: ServiceView) -> Plan:
+    ports, fresh, missing = _resolve(service, view)
+    ref = Ref(service.metadata.name, service.metadata.uid)
+    owner = Owner("Service", ref.name, ref.uid)
+    mode = service.spec.endpoint.mode if service.spec.endpoint is not None else EndpointMode.VIP
+    message = f"no free {', '.join(missing)} port between {FIRST_DYNAMIC} and {LAST_DYNAMIC}" if missing else ""
+    old = view.endpoint
+    vips = old.spec.vips if old is not None else ()
+    spec = EndpointSpec(service=ref, mode=mode.value, ports=ports, vips=vips, message=message)
+    steps: list[Step] = []
+    if old is None:
+        meta = Meta(name=ref.name, uid=derived_uid("endpoint", ref.uid), owner=owner)
+        steps.append(Create(ServiceEndpoint(metadata=meta, spec=spec)))
+    elif old.spec != spec:
+        steps.append(Replace(replace(old, spec=spec)))
+    compares: list[Compare] = []
+    for port in fresh:
+        key = keys.ingress_port_claim(port.protocol, port.published)
+        steps.append(Create(make_claim(key, owner, DYNAMIC)))
+        compares.append(NoneUnder(keys.port_claims(port.protocol, port.published)))
+    kept = {keys.ingress_port_claim(port.protocol, port.published) for port in ports}
+    steps += [Remove(claim) for claim in view.dynamic if keys.key_of(claim) not in kept]
+    wait = RETRY if message else None
+    if not steps:
+        return Plan(requeue_after=wait, because=message)
+    action = Action("PortsPublished", tuple(steps), (is_unchanged(service), *compares), message, service, bool(message))
+    return Plan((action,), requeue_after=wait, because=message)
+
+
+def _resolve(service: Service, view: ServiceView) -> tuple[tuple[Port, ...], tuple[Port, ...], tuple[str, ...]]:
+    """Return all ports as published, those of them that are new claims, and the protocols that ran out."""
+    explicit = {(port.protocol, port.published) for port in service.spec.ports if port.published}
+    held = {keys.key_of(claim) for claim in view.dynamic}
+    known = list(view.endpoint.spec.ports) if view.endpoint is not None else []
+    old = [port for port in known if keys.ingress_port_claim(port.protocol, port.published) in held]
+    old = [port for port in old if (port.protocol, port.published) not in explicit]
+    free = {protocol: list(numbers) for protocol, numbers in view.free.items()}
+    ports: list[Port] = []
+    fresh: list[Port] = []
+    missing: list[str] = []
+    for port in service.spec.ports:
+        if not is_dynamic(port):
+            ports.append(port)
+            continue
+        same = next((p for p in old if (p.target, p.protocol) == (port.target, port.protocol)), None)
+        if same is not None:
+            old.remove(same)
+            ports.append(replace(port, published=same.published))
+        elif free.get(port.protocol):
+            ports.append(replace(port, published=free[port.protocol].pop(0)))
+            fresh.append(ports[-1])
+        else:
+            ports.append(port)
+            missing.append(port.protocol.value)
+    return tuple(ports), tuple(fresh), tuple(dict.fromkeys(missing))
