@@ -134,7 +134,9 @@ def _free_ports(service: Service | None, pool: Pool) -> Mapping[Protocol, tuple[
     """Return as many free ports of each protocol as the service has dynamic ones."""
     free: dict[Protocol, tuple[int, ...]] = {}
     for protocol in sorted({port.protocol for port in service.spec.ports if is_dynamic(port)} if service else ()):
-        wanted = sum(1 for port in service.spec.ports if is_dynamic(port) and port.protocol is protocol) if service else 0
+        wanted = (
+            sum(1 for port in service.spec.ports if is_dynamic(port) and port.protocol is protocol) if service else 0
+        )
         numbers = (n for n in range(FIRST_DYNAMIC, LAST_DYNAMIC + 1) if not pool.is_port_taken(protocol, n))
         free[protocol] = tuple(number for number, _ in zip(numbers, range(wanted), strict=False))
     return free

@@ -95,7 +95,9 @@ def plan_addresses(view: AddressView, now: datetime) -> Plan:
             steps = _explain(task, reason)
         if steps:
             told = reason if reason and len(reasons) == 1 else ""
-            actions.append(Action("AddressMissing" if reason else "AddressAllocated", steps, (), told, task, bool(told)))
+            actions.append(
+                Action("AddressMissing" if reason else "AddressAllocated", steps, (), told, task, bool(told))
+            )
     because = f"{len(reasons)} tasks wait for an address: {reasons[0]}" if reasons else ""
     return Plan(tuple(actions), because=because, independent=True)
 
@@ -197,9 +199,7 @@ def _detach(attachment: Attachment, view: AttachmentView) -> Action:
 
 def _let_go(claims: tuple[Claim, ...], view: AttachmentView) -> Action:
     """Remove what a removed node still holds, except what goes with an attachment."""
-    bound = {
-        keys.address(stale.spec.network.name, without_mask(stale.spec.address)) for stale in view.stale
-    }
+    bound = {keys.address(stale.spec.network.name, without_mask(stale.spec.address)) for stale in view.stale}
     return Action("NodeReleased", tuple(Remove(claim) for claim in claims if keys.key_of(claim) not in bound))
 
 

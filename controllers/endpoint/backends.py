@@ -84,9 +84,7 @@ def _create(task: Task, node: Node | None, now: datetime) -> Action | None:
     ready = is_routable(task, node)
     ref = Ref(task.metadata.name, task.metadata.uid)
     backend = Backend(
-        metadata=Meta(
-            name=ref.name, uid=derived_uid("backend", ref.uid), owner=Owner("Task", ref.name, ref.uid)
-        ),
+        metadata=Meta(name=ref.name, uid=derived_uid("backend", ref.uid), owner=Owner("Task", ref.name, ref.uid)),
         spec=BackendSpec(task.spec.service, ref, where, task.spec.addresses),
         status=BackendStatus(ready=ready, drained_at=None if ready else now),
     )

@@ -1,11 +1,11 @@
 """What the endpoint controller decides: one view and one plan for each of its keys. Pure.
 
-    addresses        tasks' addresses, given and taken back (one key: they come from one pool)
-    attachments      nodes' addresses and numbers
-    service/<uid>    a service's ports as published
-    task/<uid>       a task's Backend
-    node/<uid>       the Backends of a node's tasks, when the node is lost or comes back
-    applied          Backends that wait for all nodes to follow
+addresses        tasks' addresses, given and taken back (one key: they come from one pool)
+attachments      nodes' addresses and numbers
+service/<uid>    a service's ports as published
+task/<uid>       a task's Backend
+node/<uid>       the Backends of a node's tasks, when the node is lost or comes back
+applied          Backends that wait for all nodes to follow
 """
 
 from __future__ import annotations

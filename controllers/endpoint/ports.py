@@ -13,15 +13,15 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from controllers.endpoint.addresses import make_claim
 from shoal.api import keys
+from shoal.api.defaults import endpoint_mode
 from shoal.api.meta import Meta, Owner, Ref, derived_uid
 from shoal.api.objects import Claim, EndpointSpec, Service, ServiceEndpoint
-from shoal.api.states import EndpointMode, Protocol, PublishMode
+from shoal.api.states import Protocol, PublishMode
 from shoal.api.template import Port
 from shoal.machinery.controller import Action, Create, Plan, Remove, Replace, Step, is_unchanged
 from shoal.machinery.store import Compare, NoneUnder
-
-from controllers.endpoint.addresses import make_claim
 
 FIRST_DYNAMIC: Final = 30000
 LAST_DYNAMIC: Final = 32767
@@ -61,7 +61,7 @@ def _plan_endpoint(service: Service, view: ServiceView) -> Plan:
     ports, fresh, missing = _resolve(service, view)
     ref = Ref(service.metadata.name, service.metadata.uid)
     owner = Owner("Service", ref.name, ref.uid)
-    mode = service.spec.endpoint.mode if service.spec.endpoint is not None else EndpointMode.VIP
+    mode = endpoint_mode(service.spec)
     message = f"no free {', '.join(missing)} port between {FIRST_DYNAMIC} and {LAST_DYNAMIC}" if missing else ""
     old = view.endpoint
     vips = old.spec.vips if old is not None else ()

@@ -40,9 +40,7 @@ class Amounts(NamedTuple):
             generic = {
                 kind: generic.get(kind, 0) + sign * other.generic.get(kind, 0) for kind in {**generic, **other.generic}
             }
-        return Amounts(
-            self.nano_cpus + sign * other.nano_cpus, self.memory_bytes + sign * other.memory_bytes, generic
-        )
+        return Amounts(self.nano_cpus + sign * other.nano_cpus, self.memory_bytes + sign * other.memory_bytes, generic)
 
 
 NOTHING = Amounts()
