@@ -25,7 +25,8 @@ def members_of(view: View) -> Members:
 
 def _numbers(view: View) -> Members:
     excess = len(view.slots) - desired_count(view.owner.spec, 0)
-    victims = pick_victims((Occupied(name, view.slot(name).current) for name in view.slots), max(excess, 0))
+    occupied = (Occupied(name, view.slot(name).current) for name in view.slots)
+    victims = pick_victims(occupied, excess) if excess > 0 else []
     return Members(
         stay=tuple(sorted(view.slots.keys() - set(victims), key=slot_order)),
         join=tuple(lowest_free(view.slots, -excess)),

@@ -1,0 +1,68 @@
+"""The rollout controller: when each slot of a service may run its newest revision.
+
+Reconciles: a service, by its uid.
+Owns: the service's Rollout; collects Revisions, which the API server writes.
+Watches: services, revisions, slots, tasks.
+Writes: the Rollout's status, one compare-and-swap per pass. It never touches a task.
+Source: SwarmKit's manager/orchestrator/update.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from controllers.rollout.plan import plan
+from controllers.rollout.view import View
+from shoal.api import keys
+from shoal.api.objects import Node, Revision, Rollout, Service, Slot, Task
+from shoal.machinery.cache import Cache, Index
+from shoal.machinery.controller import Controller
+
+SERVICES: Final = Index(Service, lambda service: (service.metadata.uid,))
+REVISIONS: Final = Index(Revision, lambda revision: (revision.spec.service.uid,))
+ROLLOUTS: Final = Index(Rollout, lambda rollout: (rollout.status.service.uid,))
+SLOTS: Final = Index(Slot, lambda slot: (slot.spec.service.uid,))
+TASKS: Final = Index(Task, lambda task: (task.spec.service.uid,))
+ON_NODE: Final = Index(Task, lambda task: (task.spec.node.uid,) if task.spec.node else ())
+
+
+def observe(key: str, cache: Cache) -> View | None:
+    """Gather what belongs to the service with this uid; None once nothing of it is left that is ours."""
+    service = next(iter(cache.by(SERVICES, key).values()), None)
+    rollout = next(iter(cache.by(ROLLOUTS, key).values()), None)
+    revisions = tuple(cache.by(REVISIONS, key).values())
+    if service is None:
+        return View(None, rollout, revisions) if rollout is not None or revisions else None
+    tasks = tuple(cache.by(TASKS, key).values())
+    nodes = (cache.get(Node, keys.node(uid)) for uid in {task.spec.node.uid for task in tasks if task.spec.node})
+    return View(
+        service=service,
+        rollout=rollout,
+        revisions=revisions,
+        slots={slot.spec.slot: slot for slot in cache.by(SLOTS, key).values()},
+        tasks=tasks,
+        nodes={node.metadata.uid: node for node in nodes if node is not None},
+    )
+
+
+def services_on(node: Node, cache: Cache) -> Iterable[str]:
+    """Return the services with tasks on a node: without it, a rollout may be complete."""
+    return {task.spec.service.uid for task in cache.by(ON_NODE, node.metadata.uid).values()}
+
+
+CONTROLLER: Final = Controller(
+    name="rollout",
+    watches={
+        Service: lambda service: (service.metadata.uid,),
+        Rollout: lambda rollout: (rollout.status.service.uid,),
+        Revision: lambda revision: (revision.spec.service.uid,),
+        Slot: lambda slot: (slot.spec.service.uid,),
+        Task: lambda task: (task.spec.service.uid,),
+    },
+    reaches={Node: services_on},
+    observe=observe,
+    plan=plan,
+    indexes=(SERVICES, REVISIONS, ROLLOUTS, SLOTS, TASKS, ON_NODE),
+    coalesce_s=0.02,
+)

@@ -6,7 +6,7 @@ A slot is "1", "2", … of a replicated service, the uid of a node of a global o
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from shoal.api.objects import Node, Rollout, Service, Task
 from shoal.api.states import Availability, RolloutState, TaskState
@@ -14,6 +14,7 @@ from shoal.api.template import TaskTemplate
 from shoal.rules.constraints import matches
 from shoal.rules.liveness import is_drained, is_lost
 
+IN_PROGRESS: Final = frozenset({RolloutState.UPDATING, RolloutState.ROLLBACK_STARTED})
 _PAUSED = frozenset({RolloutState.PAUSED, RolloutState.ROLLBACK_PAUSED})
 _BACKWARDS = frozenset({RolloutState.ROLLBACK_STARTED, RolloutState.ROLLBACK_PAUSED})
 
@@ -100,17 +101,17 @@ def pick_victims(slots: Iterable[Occupied], count: int) -> list[str]:
     """
     ordered = sorted(slots, key=lambda occupied: (not _is_running(occupied.task), slot_order(occupied.slot)))
     copies: dict[str, int] = {}
-    worth: list[tuple[int, int, str]] = []
-    for slot, task in ordered:
+    ranked: list[tuple[int, int, int, str]] = []
+    for place, (slot, task) in enumerate(ordered):
+        kind, copy = 0, 0
         if task is None or not task.spec.desired_state.is_live:
-            worth.append((2, 0, slot))
+            kind = 2
         elif task.spec.node is None:
-            worth.append((1, 0, slot))
+            kind = 1
         else:
             copies[task.spec.node.uid] = copy = copies.get(task.spec.node.uid, 0) + 1
-            worth.append((0, copy, slot))
-    kept_first = sorted(worth, key=lambda one: one[:2])
-    return [slot for _, _, slot in reversed(kept_first[len(kept_first) - count :])] if count > 0 else []
+        ranked.append((kind, copy, place, slot))
+    return [slot for *_, slot in sorted(ranked, reverse=True)[:count]]
 
 
 def _is_running(task: Task | None) -> bool:
