@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from shoal.api.keys import kind_at
 from shoal.api.objects import Object
 
 T = TypeVar("T", bound=Object)
@@ -55,6 +56,8 @@ class Change(NamedTuple):
 class Cache:
     def __init__(self, indexes: Iterable[Index[Any]] = (), folds: Iterable[Fold[Any]] = ()) -> None:
         self.revision = 0
+        self.unreadable: dict[str, str] = {}
+        """Keys whose bytes are no object → the uid they seem to hold, "" if none. That uid's work is left alone."""
         self._objects: dict[type[Object], dict[str, Any]] = {}
         self._indexes: dict[Index[Any], dict[str, dict[str, Any]]] = {index: {} for index in indexes}
         self._folds = {type(fold): fold for fold in folds}
@@ -102,7 +105,8 @@ class Cache:
         return Change(key, old, new)
 
     def _kind_of(self, key: str) -> type[Object] | None:
-        return next((kind for kind, objects in self._objects.items() if key in objects), None)
+        kind = kind_at(key)
+        return kind if kind in self._objects else None
 
 
 def _file(index: Index[Any], groups: dict[str, dict[str, Any]], key: str, old: Any, new: Any) -> None:

@@ -160,7 +160,7 @@ class Pack:
         return Txn((*fences, *self.compares), tuple(self.writes))
 
 
-@dataclass
+@dataclass(eq=False)
 class _Entry:
     """One prepared action on its way: `revision` or `error` once `done`."""
 
@@ -177,8 +177,10 @@ class _Entry:
         )
 
     def finish(self, revision: int = 0, error: ShoalError | None = None) -> None:
-        self.revision, self.error = revision, error
-        self.done.set()
+        """Say how it went; the first word counts."""
+        if not self.done.is_set():
+            self.revision, self.error = revision, error
+            self.done.set()
 
 
 @dataclass(frozen=True)
@@ -299,23 +301,28 @@ class Writer:
         return batch
 
     async def _carry(self, batch: Sequence[_Entry], rounds: int) -> None:
+        """Write a batch and tell each of its entries how it went, whatever happens."""
         try:
-            revision = await self._commit(_packed(entry.item for entry in batch).txn(self._fence()))
+            fence = self._fence()
+            revision = await self._commit(_packed(entry.item for entry in batch).txn(fence))
         except ConflictError as error:
-            await self._carry_apart(batch, error, rounds)
+            is_fenced = isinstance(fence, CreatedAt) and fence.key == error.key
+            if len(batch) > 1 and not is_fenced:
+                await self._carry_apart(batch, error, rounds)
+            for entry in batch:
+                entry.finish(error=error)
         except ShoalError as error:
             for entry in batch:
                 entry.finish(error=error)
         else:
             for entry in batch:
                 entry.finish(revision)
+        finally:
+            for entry in batch:
+                entry.finish(error=UnavailableError("the write's carrier failed; its outcome is unknown"))
 
     async def _carry_apart(self, batch: Sequence[_Entry], error: ConflictError, rounds: int) -> None:
-        fence = self._fence()
-        if len(batch) == 1 or (isinstance(fence, CreatedAt) and fence.key == error.key):
-            for entry in batch:
-                entry.finish(error=error)
-            return
+        """Try the entries that hold the disagreeing key alone, and the rest again together."""
         guilty = [entry for entry in batch if entry.mentions(error.key)]
         if not guilty or rounds == 0:
             guilty = list(batch)
