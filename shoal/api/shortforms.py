@@ -66,7 +66,7 @@ def _inside(expanders: Mapping[str, Expander]) -> Expander:
 
 
 def _named(field: str) -> Expander:
-    """A text stands for a mapping with one field: `db-password` → `{source: db-password}`."""
+    """A text stands for a mapping with one field: `front` → `{name: front}`."""
 
     def run(value: Any, path: str, faults: Faults) -> Any:
         return {field: value} if isinstance(value, str) else value
@@ -136,7 +136,7 @@ def _port(value: Any, path: str, faults: Faults) -> Any:
 def _mount(value: Any, path: str, faults: Faults) -> Any:
     """`data:/data`, `/srv:/srv:ro`, `/scratch` (a volume without a name)."""
     if isinstance(value, Mapping):
-        return _with(value, {"labels": _labels, "driverOpts": _labels}, path, faults)
+        return _with(value, {"labels": _labels, "driverOpts": _labels, "fileMode": _file_mode}, path, faults)
     if not isinstance(value, str):
         return value
     source, _, rest = value.partition(":")
@@ -167,6 +167,16 @@ def _add_mount_option(mount: dict[str, Any], option: str, path: str, faults: Fau
                 path, f"found the mount option {option!r}, expected ro, rw, nocopy or one of {', '.join(_PROPAGATIONS)}"
             )
         )
+
+
+def _file(value: Any, path: str, faults: Faults) -> Any:
+    """The name of a secret or config, or a mapping."""
+    return _with(value, {"fileMode": _file_mode}, path, faults) if isinstance(value, Mapping) else {"source": value}
+
+
+def _file_mode(value: Any, path: str, faults: Faults) -> Any:
+    """Permission bits in octal, as text: `0444` and `"0444"`."""
+    return int(value, 8) if isinstance(value, str) and re.fullmatch(r"0o?[0-7]{1,5}", value) else value
 
 
 def _health_test(value: Any, path: str, faults: Faults) -> Any:
@@ -232,8 +242,8 @@ _SERVICE: dict[str, Expander] = {
     "ports": _each(_port),
     "mounts": _each(_mount),
     "networks": _each(_named("name")),
-    "secrets": _each(_named("source")),
-    "configs": _each(_named("source")),
+    "secrets": _each(_file),
+    "configs": _each(_file),
     "containerLabels": _labels,
     "sysctls": _labels,
     "ulimits": _ulimits,

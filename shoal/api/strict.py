@@ -42,7 +42,7 @@ _ELSEWHERE = {
 
 def decode(kind: type[T], plain: Any, at: str = "") -> T:
     """Return the Struct that plain data spells; InvalidError with all faults. A null is a field not given."""
-    found = without_nulls(plain)
+    found = _plainest(plain)
     faults = tuple(_faults(found, inspect.type_info(kind), at))
     if faults:
         raise InvalidError(faults)
@@ -52,12 +52,14 @@ def decode(kind: type[T], plain: Any, at: str = "") -> T:
         raise InvalidError((Fault(at, str(error)),)) from error
 
 
-def without_nulls(plain: Any) -> Any:
-    """Drop mapping entries that are null, at any depth."""
+def _plainest(plain: Any) -> Any:
+    """Drop mapping entries that are null and reduce numbers to Python's own, at any depth."""
     if isinstance(plain, Mapping):
-        return {key: without_nulls(value) for key, value in plain.items() if value is not None}
+        return {key: _plainest(value) for key, value in plain.items() if value is not None}
     if isinstance(plain, (list, tuple)):
-        return [without_nulls(item) for item in plain]
+        return [_plainest(item) for item in plain]
+    if isinstance(plain, float):
+        return float(plain)
     return plain
 
 
