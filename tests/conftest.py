@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import random
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
+
+from tests.support.etcd import EtcdProcess, running_etcd
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -38,3 +41,26 @@ def full(request: pytest.FixtureRequest) -> bool:
     """Run long sweeps in full?"""
     found: bool = request.config.option.full
     return found
+
+
+@pytest.fixture(scope="session")
+async def one_loop() -> AsyncIterator[None]:
+    """Run this test and all later ones in one event loop.
+
+    grpc.aio has one poller per process; it delivers what a finished test had cancelled, also to loops closed by then.
+    """
+    yield  # noqa: PT022 - anyio keeps the loop for as long as an async generator's fixture is in use
+
+
+@pytest.fixture(scope="session")
+def etcd(one_loop: None) -> Iterator[EtcdProcess]:
+    """The run's shared etcd. A test keeps to keys of its own and leaves it running."""
+    with running_etcd() as process:
+        yield process
+
+
+@pytest.fixture
+def own_etcd(one_loop: None) -> Iterator[EtcdProcess]:
+    """An etcd of the test's own, to be killed, frozen and wiped."""
+    with running_etcd() as process:
+        yield process

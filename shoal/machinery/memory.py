@@ -17,21 +17,20 @@ from typing import NamedTuple
 import anyio
 import anyio.lowlevel
 
-from shoal.api.errors import ConflictError, ExpiredError, InvariantError, NotFoundError, ShoalError, UnavailableError
+from shoal.api.errors import ExpiredError, InvariantError, NotFoundError, ShoalError, UnavailableError
 from shoal.machinery.store import (
     Batch,
     Compare,
-    CreatedAt,
     Event,
-    Exists,
     Item,
     Listing,
     NoneUnder,
     Put,
+    Seen,
     Txn,
-    Unchanged,
     Write,
     check_txn,
+    conflict_of,
     watched_range,
 )
 
@@ -153,7 +152,7 @@ class MemoryStore:
         self.compacted = max(self.compacted, revision)
 
     async def close(self) -> None:
-        self._watches.clear()
+        """Do nothing: others may share the store."""
 
     # Handles for tests.
 
@@ -210,20 +209,13 @@ class MemoryStore:
     def _check(self, compare: Compare) -> None:
         if isinstance(compare, NoneUnder):
             at = bisect_left(self._keys, compare.prefix)
-            if at < len(self._keys) and self._keys[at].startswith(compare.prefix):
-                found = self._entries[self._keys[at]].modified
-                raise ConflictError(self._keys[at], 0, found, f"{self._keys[at]} exists: {compare.prefix} is not empty")
-            return
-        entry = self._entries.get(compare.key)
-        modified = entry.modified if entry else 0
-        if isinstance(compare, Unchanged) and modified != compare.revision:
-            raise ConflictError(compare.key, compare.revision, modified)
-        if isinstance(compare, Exists) and entry is None:
-            raise ConflictError(compare.key, "any", 0, f"{compare.key} does not exist any more")
-        if isinstance(compare, CreatedAt) and (entry is None or entry.created != compare.revision):
-            created = entry.created if entry else 0
-            message = f"{compare.key} was created at {created}, not at {compare.revision}: it is not mine any more"
-            raise ConflictError(compare.key, compare.revision, created, message)
+            key = self._keys[at] if at < len(self._keys) and self._keys[at].startswith(compare.prefix) else ""
+        else:
+            key = compare.key
+        entry = self._entries.get(key)
+        conflict = conflict_of(compare, Seen(key, entry.created, entry.modified) if entry else None)
+        if conflict is not None:
+            raise conflict
 
     def _apply(self, writes: Sequence[Write]) -> None:
         effective = [write for write in writes if isinstance(write, Put) or write.key in self._entries]

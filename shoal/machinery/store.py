@@ -22,7 +22,7 @@ from typing import NamedTuple, Protocol
 
 from msgspec import Struct
 
-from shoal.api.errors import InvariantError
+from shoal.api.errors import ConflictError, InvariantError
 from shoal.api.keys import ROOT
 
 MAX_OPERATIONS = 100
@@ -150,6 +150,30 @@ class Store(Protocol):
         """Forget history up to `revision`; compacting twice is no error, `InvariantError` for the future."""
 
     async def close(self) -> None: ...
+
+
+class Seen(NamedTuple):
+    """What a compare found at its key, or first under its prefix."""
+
+    key: str
+    created: int
+    modified: int
+
+
+def conflict_of(compare: Compare, seen: Seen | None) -> ConflictError | None:
+    """Return None if the compare holds on what was seen, else the error that names the key and both values."""
+    match compare:
+        case NoneUnder(prefix) if seen is not None:
+            return ConflictError(seen.key, 0, seen.modified, f"{seen.key} exists: {prefix} is not empty")
+        case Exists(key) if seen is None:
+            return ConflictError(key, "any", 0, f"{key} does not exist any more")
+        case Unchanged(key, revision) if revision != (seen.modified if seen else 0):
+            return ConflictError(key, revision, seen.modified if seen else 0)
+        case CreatedAt(key, revision) if seen is None or seen.created != revision:
+            created = seen.created if seen else 0
+            message = f"{key} was created at {created}, not at {revision}: it is not mine any more"
+            return ConflictError(key, revision, created, message)
+    return None
 
 
 def watched_range(prefix: str) -> tuple[str, str]:

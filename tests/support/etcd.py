@@ -1,0 +1,110 @@
+"""A real etcd on loopback, with handles for outages: kill it, freeze it, restart it, wipe it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.support.certificates import TlsFiles
+
+
+class EtcdProcess:
+    """One member. It dies with the thread that started it, whatever happens to the test."""
+
+    def __init__(self, directory: Path, tls: TlsFiles | None = None) -> None:
+        self.directory, self.tls = directory, tls
+        self._client, self._peer, self._metrics = free_ports(3)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self._client}"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start it, or start it again on its old data, and wait until it serves."""
+        peer = f"http://127.0.0.1:{self._peer}"
+        command = [
+            "setpriv", "--pdeathsig", "KILL", "etcd", "--name", "test", "--data-dir", str(self.directory / "data"),
+            "--listen-client-urls", self.url, "--advertise-client-urls", self.url,
+            "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", f"test={peer}",
+            "--listen-metrics-urls", f"http://127.0.0.1:{self._metrics}", "--logger", "zap", "--log-level", "warn",
+        ]  # fmt: skip
+        if self.tls is not None:
+            command += [
+                "--cert-file", str(self.tls.server_cert), "--key-file", str(self.tls.server_key),
+                "--trusted-ca-file", str(self.tls.ca), "--client-cert-auth",
+            ]  # fmt: skip
+        with (self.directory / "log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        self._wait_until_healthy()
+
+    def kill(self) -> None:
+        """kill -9, also when it is frozen."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def freeze(self) -> None:
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    def wipe(self) -> None:
+        """Kill it and lose its data, as a restore from an old backup would."""
+        self.kill()
+        shutil.rmtree(self.directory / "data")
+
+    def _wait_until_healthy(self, within: float = 20.0) -> None:
+        deadline = time.monotonic() + within
+        while time.monotonic() < deadline:
+            assert self._process is not None
+            if self._process.poll() is not None:
+                break
+            with (
+                contextlib.suppress(OSError),
+                urllib.request.urlopen(f"http://127.0.0.1:{self._metrics}/health", timeout=1) as answer,
+            ):
+                if b'"true"' in answer.read():
+                    return
+            time.sleep(0.02)
+        self.kill()
+        raise AssertionError(f"etcd does not serve; its log:\n{(self.directory / 'log').read_text()[-4000:]}")
+
+
+@contextlib.contextmanager
+def running_etcd(tls: TlsFiles | None = None) -> Iterator[EtcdProcess]:
+    """Run an etcd of one's own, in memory where the machine has a memory disk: it syncs every commit."""
+    memory = Path("/dev/shm")
+    directory = Path(tempfile.mkdtemp(prefix="shoal-etcd-", dir=memory if memory.is_dir() else None))
+    etcd = EtcdProcess(directory, tls)
+    try:
+        etcd.start()
+        yield etcd
+    finally:
+        etcd.kill()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def free_ports(count: int) -> list[int]:
+    """Return loopback TCP ports that nobody listens on."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
