@@ -464,7 +464,10 @@ class Event(Object, frozen=True, tag="Event", kw_only=True):
 class Presence(Object, frozen=True, tag="Presence", kw_only=True):
     """What one API server hears of the agents; written on change and once a second.
 
-    `applied` maps node uid → the revision that node has programmed its network up to.
+    `heard`: nodes that sent something within the last heartbeat period; an open connection alone proves nothing, as a
+    host that lost its power leaves it open. `silent`: nodes this server has heard, but not within the last period, as
+    long as they exist. `applied` maps node uid → the revision that node has programmed its network up to, as far as
+    this server was told; it only grows.
     """
 
     PLURAL: ClassVar[str] = "presences"
