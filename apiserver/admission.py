@@ -1,0 +1,122 @@
+"""What becomes of an object that a person sends: faults, or the steps of one transaction. Pure.
+
+`admit` compares the wanted object with the stored one and a view of the rest. What must hold when the steps are
+written (a port still free, a network still there) is in `compares`, so that a stale view meets a conflict, never
+a double.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import msgspec
+
+from apiserver.mirror import PORT_CLAIMS, REVISIONS_BY_SERVICE
+from shoal.api import codec
+from shoal.api import objects as o
+from shoal.api.errors import Fault
+from shoal.api.keys import key_of
+from shoal.machinery.cache import Cache
+from shoal.machinery.controller import Create, Remove, Replace, Step
+from shoal.machinery.store import Compare
+
+T = TypeVar("T", bound=o.Object)
+
+
+@dataclass(frozen=True)
+class View:
+    """The cache, and on top of it what the same request has already been admitted to write."""
+
+    cache: Cache
+    pending: Mapping[str, o.Object | None] = field(default_factory=dict)
+
+    def get(self, kind: type[T], key: str) -> T | None:
+        if key in self.pending:
+            found = self.pending[key]
+            return found if isinstance(found, kind) else None
+        return self.cache.get(kind, key)
+
+    def all(self, kind: type[T]) -> list[T]:
+        stored = [obj for key, obj in self.cache.all(kind).items() if key not in self.pending]
+        return stored + [obj for obj in self.pending.values() if isinstance(obj, kind)]
+
+    def port_claims(self, protocol: str, published: int) -> list[o.Claim]:
+        """Every claim on one published port."""
+        stored = self.cache.by(PORT_CLAIMS, f"{protocol}/{published}")
+        found = [claim for key, claim in stored.items() if key not in self.pending]
+        under = f"claims/port/{protocol}/{published}/"
+        return found + [
+            claim for claim in self.pending.values() if isinstance(claim, o.Claim) and claim.key.startswith(under)
+        ]
+
+    def revisions(self, service_uid: str) -> list[o.Revision]:
+        stored = self.cache.by(REVISIONS_BY_SERVICE, service_uid).values()
+        return [*stored, *(r for r in self.pending.values() if isinstance(r, o.Revision))]
+
+    def after(self, steps: Iterable[Step]) -> View:
+        """Return the view as it will be once these steps are written."""
+        pending = dict(self.pending)
+        for step in steps:
+            obj = step.new if isinstance(step, Replace) else step.obj
+            pending[key_of(obj)] = None if isinstance(step, Remove) else obj
+        return View(self.cache, pending)
+
+
+@dataclass(frozen=True)
+class Admission:
+    """`result` is created, configured, unchanged or deleted; with faults, `steps` is empty."""
+
+    obj: o.Object
+    steps: tuple[Step, ...] = ()
+    compares: tuple[Compare, ...] = ()
+    faults: tuple[Fault, ...] = ()
+
+    @property
+    def result(self) -> str:
+        if not self.steps:
+            return "unchanged"
+        match self.steps[0]:
+            case Create():
+                return "created"
+            case Remove():
+                return "deleted"
+        return "configured"
+
+
+Admit = Callable[[Any, Any, View, str], Admission]
+"""(stored object or None, wanted object, view, a fresh uid) → admission."""
+
+AdmitDelete = Callable[[Any, View, bool], Admission]
+"""(stored object, view, forced) → admission."""
+
+
+def refuse(obj: o.Object, *faults: Fault) -> Admission:
+    return Admission(obj, faults=faults)
+
+
+def identity_faults(old: o.Object, new: o.Object) -> list[Fault]:
+    """What nobody can change: an object's name and its uid."""
+    faults = []
+    if new.metadata.name and new.metadata.name != old.metadata.name:
+        message = f"a {old.KIND.lower()} cannot be renamed: it is {old.metadata.name!r}, found {new.metadata.name!r}"
+        faults.append(Fault("metadata.name", message))
+    if new.metadata.uid and new.metadata.uid != old.metadata.uid:
+        message = f"expected {old.metadata.uid!r}, the stored object's, found {new.metadata.uid!r}"
+        faults.append(Fault("metadata.uid", message))
+    return faults
+
+
+def updated(old: T, *, labels: dict[str, str] | None = None, **changes: Any) -> T:
+    """Return the stored object with people's part of it replaced; everything else stays."""
+    if labels is not None:
+        old = codec.with_meta(old, labels=labels)
+    return msgspec.structs.replace(old, **changes)
+
+
+def replaced(old: T, new: T, extra: tuple[Step, ...] = (), compares: tuple[Compare, ...] = ()) -> Admission:
+    """Admit a replacement; nothing at all is written where nothing differs."""
+    if old == new:
+        return Admission(old)
+    return Admission(new, (Replace(new), *extra), compares)

@@ -1,0 +1,213 @@
+"""Admission of services. Pure.
+
+One transaction holds the service, its Revision if the template is new, and its claims on published ports. So etcd
+itself refuses a second holder of a port, and no controller sees a service without its revision.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+import msgspec
+
+from apiserver.admission import Admission, View, identity_faults, refuse, replaced, updated
+from shoal.api import codec, keys
+from shoal.api import objects as o
+from shoal.api.errors import Fault
+from shoal.api.meta import Meta, Owner, Ref, derived_uid
+from shoal.api.states import Protocol, PublishMode
+from shoal.api.template import NetworkUse, Port, TaskTemplate
+from shoal.machinery.controller import Create, Remove, Step
+from shoal.machinery.store import Compare, Exists, NoneUnder, Unchanged
+
+HASH_LENGTH: Final = 16
+"""Hex digits of a revision's hash: 64 bits tell apart the few templates of one service."""
+
+_encoder = msgspec.json.Encoder(enc_hook=codec.enc_hook, order="sorted")
+
+
+def template_of(spec: o.ServiceSpec) -> TaskTemplate:
+    """Return the part of a service's spec that its tasks are made from."""
+    return TaskTemplate(**{name: getattr(spec, name) for name in TaskTemplate.__struct_fields__})
+
+
+def template_hash(template: TaskTemplate) -> str:
+    """Name a template by its content: the same on every server, whatever the order of its mappings."""
+    return hashlib.sha256(_encoder.encode(template)).hexdigest()[:HASH_LENGTH]
+
+
+def admit_service(old: o.Service | None, new: o.Service, view: View, uid: str) -> Admission:
+    """Decide what writing a service means; `uid` is the one it gets if it is new."""
+    spec, faults = _resolved(new.spec, view)
+    ref = Ref(new.metadata.name, old.metadata.uid if old else uid)
+    if old is not None:
+        ref = Ref(old.metadata.name, old.metadata.uid)
+        faults += identity_faults(old, new) + _mode_faults(old.spec, spec)
+    port_faults = [fault for at, port in enumerate(spec.ports) for fault in _port_faults(at, port, ref, view)]
+    if faults or port_faults:
+        return refuse(new, *faults, *port_faults)
+    if old is None:
+        return _created(new, spec, ref, view)
+    if old.spec == spec and old.metadata.labels == new.metadata.labels:
+        return Admission(old)
+    return _configured(old, new, spec, ref, view)
+
+
+def admit_service_delete(old: o.Service, view: View, forced: bool) -> Admission:
+    """The object goes at once, its name and ports with it; its tasks follow in their own time."""
+    ref = Ref(old.metadata.name, old.metadata.uid)
+    claims = [claim for key in _claim_keys(old.spec, ref) if (claim := view.get(o.Claim, key)) and _is_own(claim, ref)]
+    return Admission(old, (Remove(old), *(Remove(claim) for claim in claims)))
+
+
+def _created(new: o.Service, spec: o.ServiceSpec, ref: Ref, view: View) -> Admission:
+    revision, revision_steps, _ = _revision(None, spec, ref, view)
+    claim_steps, compares = _claims(None, spec, ref, view)
+    obj = o.Service(
+        metadata=Meta(name=ref.name, uid=ref.uid, labels=new.metadata.labels),
+        spec=spec,
+        status=o.ServiceStatus(revision=revision.hash, revision_number=revision.number),
+    )
+    return Admission(obj, (Create(obj), *revision_steps, *claim_steps), compares)
+
+
+def _configured(old: o.Service, new: o.Service, spec: o.ServiceSpec, ref: Ref, view: View) -> Admission:
+    if old.spec == spec:
+        return replaced(old, updated(old, labels=new.metadata.labels))
+    revision, revision_steps, revision_compares = _revision(old, spec, ref, view)
+    claim_steps, claim_compares = _claims(old.spec, spec, ref, view)
+    status = msgspec.structs.replace(
+        old.status,
+        revision=revision.hash,
+        revision_number=revision.number,
+        previous_spec=old.spec,
+        job_iteration=old.status.job_iteration + spec.mode.is_job,
+    )
+    wanted = updated(old, labels=new.metadata.labels, spec=spec, status=status)
+    return replaced(old, wanted, (*revision_steps, *claim_steps), (*revision_compares, *claim_compares))
+
+
+def _mode_faults(old: o.ServiceSpec, new: o.ServiceSpec) -> list[Fault]:
+    if old.mode == new.mode:
+        return []
+    return [Fault("spec.mode", f"the mode of a service cannot change: it is {old.mode}, found {new.mode}")]
+
+
+def _resolved(spec: o.ServiceSpec, view: View) -> tuple[o.ServiceSpec, list[Fault]]:
+    """Fill in the uids of the networks a spec names, and say which do not exist."""
+    faults: list[Fault] = []
+    uses: list[NetworkUse] = []
+    for at, use in enumerate(spec.networks):
+        network = view.get(o.Network, keys.network(use.name)) or next(
+            (one for one in view.all(o.Network) if one.metadata.uid == use.name), None
+        )
+        if network is None:
+            faults.append(Fault(f"spec.networks[{at}].name", f"network {use.name} not found"))
+        elif network.spec.ingress:
+            message = f"a service cannot be attached to the ingress network {use.name!r} by name"
+            faults.append(Fault(f"spec.networks[{at}].name", message))
+        else:
+            uses.append(msgspec.structs.replace(use, name=network.metadata.name, uid=network.metadata.uid))
+    return (spec if faults or not uses else msgspec.structs.replace(spec, networks=tuple(uses))), faults
+
+
+# --- Revisions -------------------------------------------------------------------------------------------------
+
+
+def _revision(
+    old: o.Service | None, spec: o.ServiceSpec, ref: Ref, view: View
+) -> tuple[o.RevisionSpec, tuple[Step, ...], tuple[Compare, ...]]:
+    """Return the revision of a spec's template: the one it has, one it had before, or a new one and its creation."""
+    template = template_of(spec)
+    known = [revision for revision in view.revisions(ref.uid) if revision.spec.service.uid == ref.uid]
+    if old is not None and template_of(old.spec) == template:
+        return o.RevisionSpec(ref, old.status.revision, old.status.revision_number, template), (), ()
+    for revision in known:
+        if revision.spec.template == template:
+            return revision.spec, (), (Exists(keys.key_of(revision)),)
+    highest = max((one.spec.number for one in known), default=old.status.revision_number if old else 0)
+    made = o.RevisionSpec(ref, template_hash(template), highest + 1, template)
+    owner = Owner(o.Service.KIND, ref.name, ref.uid)
+    name = f"{ref.name}.{made.number}"
+    meta = Meta(name=name, uid=derived_uid("revision", ref.uid, made.hash), owner=owner)
+    return made, (Create(o.Revision(metadata=meta, spec=made)),), ()
+
+
+# --- Published ports -------------------------------------------------------------------------------------------
+
+_TEXT: Final = {PublishMode.INGRESS: "an ingress port", PublishMode.HOST: "a host-published port"}
+
+
+def _claim_key(port: Port, ref: Ref) -> str:
+    if port.mode is PublishMode.INGRESS:
+        return keys.ingress_port_claim(port.protocol, port.published)
+    return keys.host_port_claim(port.protocol, port.published, ref.uid)
+
+
+def _claim_keys(spec: o.ServiceSpec | None, ref: Ref) -> dict[str, Port]:
+    """The claims that a spec's explicit ports need; dynamic ones are endpoint's."""
+    return {_claim_key(port, ref): port for port in spec.ports if port.published} if spec else {}
+
+
+def _is_own(claim: o.Claim, ref: Ref) -> bool:
+    return claim.metadata.owner is not None and claim.metadata.owner.uid == ref.uid
+
+
+def _port_faults(at: int, port: Port, ref: Ref, view: View) -> list[Fault]:
+    """Whose published port this already is. Host ports of several services may coexist: placement keeps them apart."""
+    if not port.published:
+        return []
+    faults = []
+    for claim in view.port_claims(port.protocol, port.published):
+        mode = PublishMode.INGRESS if claim.key.endswith("/ingress") else PublishMode.HOST
+        if _is_own(claim, ref) or mode is port.mode is PublishMode.HOST:
+            continue
+        holder = claim.metadata.owner or Owner(o.Service.KIND, "unknown", "")
+        text = f"port '{port.published}' is already in use by service '{holder.name}' ({holder.uid}) as {_TEXT[mode]}"
+        faults.append(Fault(f"spec.ports[{at}].published", text))
+    return faults
+
+
+def _claims(
+    old: o.ServiceSpec | None, new: o.ServiceSpec, ref: Ref, view: View
+) -> tuple[tuple[Step, ...], tuple[Compare, ...]]:
+    """Return what takes and gives back ports, and what must hold meanwhile."""
+    before, after = _claim_keys(old, ref), _claim_keys(new, ref)
+    steps: list[Step] = []
+    compares: list[Compare] = []
+    for key in before.keys() - after.keys():
+        claim = view.get(o.Claim, key)
+        if claim is not None and _is_own(claim, ref):
+            steps.append(Remove(claim))
+    for key, port in after.items():
+        held = view.get(o.Claim, key)
+        if held is not None:
+            compares.append(Unchanged(key, held.metadata.resource_version) if _is_stored(held) else Exists(key))
+            continue
+        steps.append(Create(_claim(key, ref)))
+        compares += _nobody_else(port, ref, before)
+    return tuple(sorted(steps, key=lambda step: isinstance(step, Create))), tuple(compares)
+
+
+def _nobody_else(port: Port, ref: Ref, before: dict[str, Port]) -> list[Compare]:
+    """What keeps two services from holding one port in both modes.
+
+    A service that turns its own host port into an ingress port cannot compare for an empty prefix, for its own claim
+    lies there: it then relies on the check of the cache.
+    """
+    if port.mode is PublishMode.HOST:
+        return [Unchanged(keys.ingress_port_claim(Protocol(port.protocol), port.published), 0)]
+    if keys.host_port_claim(port.protocol, port.published, ref.uid) in before:
+        return []
+    return [NoneUnder(keys.port_claims(port.protocol, port.published))]
+
+
+def _is_stored(claim: o.Claim) -> bool:
+    return claim.metadata.resource_version > 0
+
+
+def _claim(key: str, ref: Ref) -> o.Claim:
+    owner = Owner(o.Service.KIND, ref.name, ref.uid)
+    below = key.removeprefix(keys.ROOT)
+    return o.Claim(metadata=Meta(name=below, uid=derived_uid("claim", below, ref.uid), owner=owner), key=below)

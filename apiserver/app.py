@@ -1,0 +1,198 @@
+"""The HTTP application: routes, who may use them, errors as sentences, one audit line per change.
+
+`serving` starts what runs behind the handlers and yields a `Server`; the caller binds `Server.app` to sockets. The
+identity of a request comes from `identify`: the unix socket's peers are admins, and a TCP listener with client
+certificates hands in its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+
+import anyio
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from apiserver.feed import feed
+from apiserver.identity import ADMIN, Identity, may
+from apiserver.joined import Joined
+from apiserver.metrics import Metrics
+from apiserver.mirror import Mirror
+from apiserver.objects import MAX_BODY, RESULT, Objects, error_response, json_response
+from apiserver.openapi import document
+from apiserver.watches import Hub
+from apiserver.writes import Writes
+from shoal.api.errors import ForbiddenError, InvalidError, NotFoundError, ShoalError, UnavailableError
+from shoal.api.ownership import API
+from shoal.machinery.clock import Clock, SystemClock
+from shoal.machinery.store import Store
+from shoal.machinery.writer import Writer
+
+BOOKMARK_S: Final = 5.0
+"""Seconds of silence after which a watch says how far it is."""
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Identify = Callable[[web.Request], Identity]
+
+log = structlog.get_logger()
+
+
+class Server:
+    """All parts of one API server, wired together."""
+
+    def __init__(
+        self, store: Store, clock: Clock, *, identify: Identify = lambda _: ADMIN, bookmark_s: float = BOOKMARK_S
+    ) -> None:
+        self.store, self.clock = store, clock
+        self.mirror, self.hub = Mirror(), Hub()
+        self.joined = Joined(self.mirror)
+        self.writer = Writer(store, API, clock)
+        self.writes = Writes(self.mirror, self.writer)
+        self.objects = Objects(self.mirror, self.hub, self.joined, self.writes, bookmark_s)
+        self.metrics = Metrics(self.mirror, self.hub)
+        self.mirror.listeners.append(self.objects.changed)
+        self.mirror.resets += [self.hub.start_at, lambda _: self.joined.forget()]
+        self.app = make_app(self, identify)
+
+    async def run(self) -> None:
+        """Run what stands behind the handlers, until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(feed, self.store, self.mirror, self.clock)
+            tasks.start_soon(self.joined.run, self.clock, self.objects.tell_joined)
+
+
+@asynccontextmanager
+async def serving(store: Store, clock: Clock | None = None, **options: object) -> AsyncIterator[Server]:
+    """Run a server's background work and yield it, synced; its app is ready to be bound to a socket."""
+    server = Server(store, clock or SystemClock(), **options)  # type: ignore[arg-type]
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(server.run)
+        yield server
+        tasks.cancel_scope.cancel()
+
+
+def make_app(server: Server, identify: Identify) -> web.Application:
+    """Route every path; each route's name is its row in the table of `apiserver.identity`."""
+    objects = server.objects
+    app = web.Application(
+        client_max_size=MAX_BODY,
+        middlewares=[server.metrics.middleware, _errors, _guard(identify)],
+        handler_args={"access_log": None},
+    )
+    root = "/shoal/v1"
+    one = root + "/{plural}/{name:.+}"
+    app.router.add_routes(
+        [
+            _route("GET", "/healthz", _healthz, "healthz"),
+            _route("GET", "/readyz", _readyz(server), "readyz"),
+            _route("GET", "/metrics", server.metrics.handler, "metrics"),
+            _route("GET", "/openapi.json", _openapi, "openapi"),
+            _route("POST", root + "/apply", objects.apply, "apply"),
+            _route("PUT", root + "/nodes/{node}/status", _node_state, "node-state"),
+            _route("GET", root + "/{plural}", objects.list_or_watch, "objects-list"),
+            _route("POST", root + "/{plural}", objects.create, "objects-create"),
+            _route("GET", one, objects.get, "object-get"),
+            _route("PUT", one, objects.replace, "object-replace"),
+            _route("PATCH", one, objects.patch, "object-patch"),
+            _route("DELETE", one, objects.delete, "object-delete"),
+        ]
+    )
+    return app
+
+
+def _route(method: str, path: str, handler: Handler, name: str) -> web.RouteDef:
+    options = {"allow_head": False} if method == "GET" else {}
+    return web.RouteDef(method, path, _named(handler, name), options)
+
+
+ROUTE: Final = "shoal_route"
+"""The attribute of a handler that holds its route's name."""
+
+
+def _named(handler: Handler, name: str) -> Handler:
+    async def run(request: web.Request) -> web.StreamResponse:
+        return await handler(request)
+
+    setattr(run, ROUTE, name)
+    return run
+
+
+def route_of(request: web.Request) -> str:
+    """Return the name of the route a request has met, empty for none."""
+    return getattr(request.match_info.handler, ROUTE, "")
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn every error raised on purpose into a status and a sentence."""
+    try:
+        return await handler(request)
+    except ShoalError as error:
+        return error_response(error)
+    except web.HTTPRequestEntityTooLarge:
+        return _refusal(413, "TooLarge", f"the body is too large; at most {MAX_BODY} bytes are taken")
+    except web.HTTPMethodNotAllowed as error:
+        allowed = ", ".join(sorted(error.allowed_methods))
+        return _refusal(405, "MethodNotAllowed", f"{request.method} does not work here; {allowed} does")
+    except web.HTTPNotFound:
+        return error_response(NotFoundError(f"there is nothing at {request.path[:200]}"))
+    except web.HTTPException as error:
+        return _refusal(error.status, "Invalid", error.reason)
+    except UnicodeDecodeError:
+        return error_response(InvalidError("the request is not UTF-8"))
+
+
+def _refusal(status: int, reason: str, message: str) -> web.Response:
+    response = error_response(InvalidError(message))
+    body = response.body
+    assert isinstance(body, bytes)
+    return json_response(body.replace(b'"reason":"Invalid"', b'"reason":"%b"' % reason.encode(), 1), status)
+
+
+def _guard(identify: Identify) -> Middleware:
+    """Refuse what the table does not allow, and note who changed what."""
+
+    @web.middleware
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        route = route_of(request)
+        identity = identify(request)
+        if route and not may(identity, route, request.match_info.get("node", "")):
+            raise ForbiddenError(f"{identity} may not use {request.method} {request.path[:200]}")
+        if not route or request.method == "GET" or route.startswith("node-"):
+            return await handler(request)
+        result = "failed"
+        try:
+            response = await handler(request)
+            result = response.headers.get(RESULT, str(response.status))
+            return response
+        except ShoalError as error:
+            result = error.reason
+            raise
+        finally:
+            log.info("request_audited", identity=str(identity), method=request.method, path=request.path, result=result)
+
+    return guard
+
+
+async def _healthz(request: web.Request) -> web.StreamResponse:
+    return web.Response(text="ok\n")
+
+
+def _readyz(server: Server) -> Handler:
+    async def readyz(request: web.Request) -> web.StreamResponse:
+        if not server.mirror.synced:
+            raise UnavailableError("the server has not yet read the store")
+        return web.Response(text=f"ok, at revision {server.mirror.version(server.mirror.revision)}\n")
+
+    return readyz
+
+
+async def _openapi(request: web.Request) -> web.StreamResponse:
+    return json_response(document())
+
+
+async def _node_state(request: web.Request) -> web.StreamResponse:
+    raise ForbiddenError("a node's state is written by the nodes controller alone")

@@ -1,0 +1,171 @@
+"""What people see of a service: its stored bytes, and a status joined from its tasks, rollout and endpoint.
+
+Counts are computed, never stored. A body is made once per change, however many ask; watchers of services also hear
+of changes in the joined part, gathered for a moment so that a thousand task changes are a handful of lines.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Final
+
+import anyio
+import msgspec
+
+from apiserver import wire
+from apiserver.mirror import TASKS_BY_NODE, TASKS_BY_SERVICE, Mirror
+from shoal.api import codec, keys
+from shoal.api import objects as o
+from shoal.api.meta import Ref
+from shoal.api.states import NodeState, TaskState
+from shoal.machinery.cache import Cache, Change
+from shoal.machinery.clock import Clock
+
+COALESCE_S: Final = 0.1
+"""Seconds over which changes of one service's joined part are gathered: quick for people, cheap in a storm."""
+
+_encoder = msgspec.json.Encoder(enc_hook=codec.enc_hook, order="deterministic")
+
+
+def joined_status(service: o.Service, cache: Cache) -> dict[str, Any]:
+    """Return what is joined into a service's status. Pure."""
+    ref = Ref(service.metadata.name, service.metadata.uid)
+    tasks = list(cache.by(TASKS_BY_SERVICE, ref.uid).values())
+    joined: dict[str, Any] = {"replicas": _replicas(service, tasks, cache)}
+    rollout = cache.get(o.Rollout, keys.rollout(ref))
+    if rollout is not None:
+        joined["rollout"] = rollout.status
+    endpoint = cache.get(o.ServiceEndpoint, keys.endpoint(ref))
+    if endpoint is not None:
+        joined["endpoint"] = endpoint.spec
+    pending = pending_reasons(tasks)
+    if pending:
+        joined["pending"] = pending
+    return joined
+
+
+def pending_reasons(tasks: list[o.Task]) -> dict[str, int]:
+    """Count why tasks wait; tasks that are merely on their way do not count."""
+    waiting = [task for task in tasks if task.spec.desired_state.is_live and task.status.state.rank < _ASSIGNED]
+    reasons = Counter(task.status.err or task.status.message for task in waiting)
+    return {reason: count for reason, count in sorted(reasons.items()) if reason}
+
+
+_ASSIGNED: Final = TaskState.ASSIGNED.rank
+
+
+def _replicas(service: o.Service, tasks: list[o.Task], cache: Cache) -> dict[str, int]:
+    """Count tasks wanted alive; a running one on a node that is down does not run as far as anybody knows."""
+    live = [task for task in tasks if task.spec.desired_state.is_live]
+    running = [task for task in live if task.status.state is TaskState.RUNNING and _is_up(task, cache)]
+    spec = service.spec
+    return {
+        "desired": len(live) if spec.mode.is_global else 1 if spec.replicas is None else spec.replicas,
+        "running": len(running),
+        "updated": sum(task.spec.revision == service.status.revision for task in running),
+        "completed": sum(task.status.state is TaskState.COMPLETE for task in tasks),
+    }
+
+
+def _is_up(task: o.Task, cache: Cache) -> bool:
+    node = cache.get(o.Node, keys.node(task.spec.node.uid)) if task.spec.node else None
+    return node is not None and node.status.state is not NodeState.DOWN
+
+
+class Joined:
+    """Bodies of services, remade when something they show has changed."""
+
+    def __init__(self, mirror: Mirror) -> None:
+        self._mirror = mirror
+        self._extras: dict[str, bytes] = {}
+        self._bodies: dict[str, bytes] = {}
+        self._told: dict[str, bytes] = {}
+        """The joined part last told to watchers, by key."""
+        self._dirty: set[str] = set()
+        self._woken = anyio.Event()
+
+    def body(self, key: str, service: o.Service) -> bytes:
+        """Return a service as it is answered."""
+        body = self._bodies.get(key)
+        if body is None:
+            extra = _encoder.encode(joined_status(service, self._mirror.cache))
+            self._extras[key] = extra
+            body = self._bodies[key] = wire.joined_status(self._mirror.bytes_of(key), extra)
+        return body
+
+    def note(self, changes: list[Change]) -> None:
+        """Forget the bodies that these changes outdate."""
+        for change in changes:
+            if change.kind is o.Service:
+                self._bodies.pop(change.key, None)
+                if change.new is None:
+                    self._told.pop(change.key, None)
+                    self._extras.pop(change.key, None)
+                continue
+            for key in self._shown_in(change):
+                self._bodies.pop(key, None)
+                self._dirty.add(key)
+        if self._dirty:
+            self._woken.set()
+
+    def was_told(self, key: str) -> None:
+        """Note that watchers have just been sent this service's body."""
+        self._told[key] = self._extras.get(key, b"")
+        self._dirty.discard(key)
+
+    def forget(self) -> None:
+        self._extras.clear()
+        self._bodies.clear()
+        self._told.clear()
+        self._dirty.clear()
+
+    def take_changed(self) -> list[tuple[str, o.Service]]:
+        """Return the services whose joined part now reads otherwise than last told."""
+        dirty, self._dirty = self._dirty, set()
+        found = []
+        for key in sorted(dirty):
+            service = self._mirror.cache.get(o.Service, key)
+            if service is None:
+                continue
+            self.body(key, service)
+            if self._extras[key] != self._told.get(key):
+                found.append((key, service))
+        return found
+
+    async def run(self, clock: Clock, tell: Callable[[str, o.Service], None]) -> None:
+        """Tell of every service whose joined part has changed, at most once per COALESCE_S."""
+        while True:
+            await self._woken.wait()
+            self._woken = anyio.Event()
+            await clock.sleep(COALESCE_S)
+            for key, service in self.take_changed():
+                tell(key, service)
+
+    def _shown_in(self, change: Change) -> set[str]:
+        """Return the keys of the services whose joined part may show a change."""
+        match change.new if change.new is not None else change.old:
+            case o.Task(spec=spec):
+                return {keys.service(spec.service.name)}
+            case o.Rollout(status=status):
+                return {keys.service(status.service.name)}
+            case o.ServiceEndpoint(spec=endpoint):
+                return {keys.service(endpoint.service.name)}
+            case o.Node() as node if _matters(change):
+                cache = self._mirror.cache
+                on_it = {
+                    keys.service(task.spec.service.name) for task in cache.by(TASKS_BY_NODE, node.metadata.uid).values()
+                }
+                return on_it | {key for key, service in cache.all(o.Service).items() if service.spec.mode.is_global}
+        return set()
+
+
+def _matters(change: Change) -> bool:
+    """Whether a node's change can change what is counted."""
+    if not isinstance(change.old, o.Node) or not isinstance(change.new, o.Node):
+        return True
+    return _counted(change.old) != _counted(change.new)
+
+
+def _counted(node: o.Node) -> tuple[Any, ...]:
+    return node.spec, node.status.state, node.metadata.labels, node.status.description

@@ -1,0 +1,150 @@
+"""The store in this server's memory: objects by kind and key, with the bytes they travel as.
+
+Filled by the informer, read by every handler. A relist, whatever its cause, reaches the listeners as a difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import anyio
+
+from apiserver import wire
+from shoal.api import objects as o
+from shoal.api.errors import UnavailableError
+from shoal.api.keys import CLUSTER, kind_at
+from shoal.machinery.cache import Cache, Change, Index
+
+
+def _owner(obj: o.Object) -> tuple[str, ...]:
+    return (obj.metadata.owner.uid,) if obj.metadata.owner else ()
+
+
+def _port(claim: o.Claim) -> tuple[str, ...]:
+    parts = claim.key.split("/")
+    return (f"{parts[2]}/{parts[3]}",) if parts[:2] == ["claims", "port"] and len(parts) >= 5 else ()
+
+
+TASKS_BY_NODE = Index(o.Task, lambda task: (task.spec.node.uid,) if task.spec.node else ())
+TASKS_BY_SERVICE = Index(o.Task, lambda task: (task.spec.service.uid,))
+TASKS_BY_SERVICE_NAME = Index(o.Task, lambda task: (task.spec.service.name,))
+REVISIONS_BY_SERVICE = Index(o.Revision, lambda revision: (revision.spec.service.uid,))
+BACKENDS_BY_SERVICE = Index(o.Backend, lambda backend: (backend.spec.service.uid,))
+BACKENDS_BY_NETWORK = Index(o.Backend, lambda backend: tuple(one.network.uid for one in backend.spec.addresses))
+ATTACHMENTS_BY_NETWORK = Index(o.Attachment, lambda attachment: (attachment.spec.network.uid,))
+ENDPOINTS_BY_NETWORK = Index(o.ServiceEndpoint, lambda endpoint: tuple(vip.network.uid for vip in endpoint.spec.vips))
+PORT_CLAIMS = Index(o.Claim, _port)
+"""`tcp/8080` → the claims on it."""
+
+BY_UID: Mapping[type[o.Object], Index[Any]] = {
+    kind: Index(kind, lambda obj: (obj.metadata.uid,) if obj.metadata.uid else ()) for kind in o.KINDS.values()
+}
+BY_OWNER: Mapping[type[o.Object], Index[Any]] = {
+    kind: Index(kind, _owner) for kind in (o.Task, o.Slot, o.Claim, o.Reference, o.Backend, o.Revision)
+}
+NODES_BY_NAME = Index(o.Node, lambda node: (node.metadata.name,))
+
+INDEXES: tuple[Index[Any], ...] = (
+    TASKS_BY_NODE, TASKS_BY_SERVICE, TASKS_BY_SERVICE_NAME, REVISIONS_BY_SERVICE, BACKENDS_BY_SERVICE,
+    BACKENDS_BY_NETWORK, ATTACHMENTS_BY_NETWORK, ENDPOINTS_BY_NETWORK, PORT_CLAIMS, NODES_BY_NAME,
+    *BY_UID.values(), *BY_OWNER.values(),
+)  # fmt: skip
+
+FIELD_INDEXES: Mapping[tuple[type[o.Object], str], Index[Any]] = {
+    (o.Task, "spec.node.uid"): TASKS_BY_NODE,
+    (o.Task, "spec.service.uid"): TASKS_BY_SERVICE,
+    (o.Task, "spec.service.name"): TASKS_BY_SERVICE_NAME,
+    (o.Revision, "spec.service.uid"): REVISIONS_BY_SERVICE,
+    (o.Backend, "spec.service.uid"): BACKENDS_BY_SERVICE,
+    **{(kind, "metadata.owner.uid"): index for kind, index in BY_OWNER.items()},
+    **{(kind, "metadata.uid"): index for kind, index in BY_UID.items()},
+}
+"""What a field selector can be answered from without looking at every object."""
+
+READ_WAIT_S = 5.0
+"""How long a read waits for the watch to bring what this server has written; etcd answers in milliseconds."""
+
+
+Listener = Callable[[int, list[Change], bool], None]
+"""(revision, what changed, whether all of it is the first sight of a store) → None."""
+
+
+class Mirror:
+    """The cache, plus bytes, plus who waits for which revision."""
+
+    def __init__(self) -> None:
+        self.cache = Cache(INDEXES)
+        self.synced = False
+        self.written = 0
+        """The newest revision this server has written: what its reads must at least show."""
+        self.listeners: list[Listener] = []
+        self.resets: list[Callable[[int], None]] = []
+        """Called with the revision of a first listing (or of a restored store's) before anything of it is shown."""
+        self._wires: dict[str, bytes] = {}
+        self._waiting: list[tuple[int, anyio.Event]] = []
+
+    @property
+    def revision(self) -> int:
+        return self.cache.revision
+
+    def read(self, key: str) -> o.Object | None:
+        """Return what lies at a key, whatever its kind."""
+        kind = kind_at(key)
+        return self.cache.get(kind, key) if kind is not None else None
+
+    @property
+    def base(self) -> int:
+        """What is added to every revision that leaves this server, so that versions survive a restore."""
+        cluster = self.cache.get(o.Cluster, CLUSTER)
+        return cluster.status.revision_base if cluster is not None else 0
+
+    def version(self, revision: int) -> int:
+        return revision + self.base
+
+    def keep(self, key: str, raw: bytes | None, revision: int) -> None:
+        """Note the bytes of an object that is about to enter (None: leave) the cache."""
+        if raw is None:
+            self._wires.pop(key, None)
+        else:
+            self._wires[key] = wire.spliced(raw, revision + self.base)
+
+    def bytes_of(self, key: str) -> bytes:
+        return self._wires[key]
+
+    def forget(self, revision: int) -> None:
+        """Begin anew: nothing known so far belongs to this store."""
+        self.cache = Cache(INDEXES)
+        self._wires.clear()
+        self.written = 0
+        for reset in self.resets:
+            reset(revision)
+
+    def reached(self, revision: int, changes: list[Change], *, is_new: bool = False) -> None:
+        """Tell the listeners what changed, then whoever waited for this revision."""
+        self.cache.revision = revision if is_new else max(self.cache.revision, revision)
+        for listener in self.listeners:
+            listener(self.cache.revision, changes, is_new)
+        due = [event for wanted, event in self._waiting if wanted <= self.cache.revision]
+        self._waiting = [waiter for waiter in self._waiting if waiter[0] > self.cache.revision]
+        for event in due:
+            event.set()
+
+    async def wait_for(self, revision: int, within_s: float = READ_WAIT_S) -> None:
+        """Return once the cache has reached a revision; UnavailableError if it does not in time."""
+        if self.synced and revision <= self.revision:
+            return
+        event = anyio.Event()
+        waiter = (max(revision, 1), event)
+        self._waiting.append(waiter)
+        with anyio.move_on_after(within_s):
+            await event.wait()
+            return
+        if waiter in self._waiting:
+            self._waiting.remove(waiter)
+        raise UnavailableError("the server has not caught up with the store yet: try again in a moment")
+
+    async def fresh(self) -> Cache:
+        """Return the cache once it shows everything this server has written."""
+        await self.wait_for(self.written)
+        return self.cache

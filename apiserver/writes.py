@@ -1,0 +1,89 @@
+"""From an admission to a written object: dry runs, retries after conflicts, and reading one's own writes."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from apiserver.admission import Admission, View
+from apiserver.mirror import Mirror
+from shoal.api import objects as o
+from shoal.api.errors import ConflictError, InvalidError, UnavailableError
+from shoal.api.keys import key_of
+from shoal.api.meta import uid_from
+from shoal.machinery.controller import Action
+from shoal.machinery.writer import Writer
+
+ATTEMPTS: Final = 5
+"""Admissions of one request that may meet a conflict before it is answered."""
+
+CATCH_UP_S: Final = 1.0
+"""How long to wait, after a conflict, for the watch to bring what this server has not seen."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a request came to: `revision` 0 = nothing was written."""
+
+    admission: Admission
+    revision: int = 0
+
+    @property
+    def key(self) -> str:
+        return key_of(self.admission.obj)
+
+    @property
+    def obj(self) -> o.Object:
+        return self.admission.obj
+
+
+def fresh_uid() -> str:
+    """Return a new random uid: what only the edge of the system may do."""
+    return uid_from(secrets.token_bytes(16))
+
+
+class Writes:
+    """Writes admissions through the server's writer and waits until the mirror shows them."""
+
+    def __init__(self, mirror: Mirror, writer: Writer) -> None:
+        self._mirror, self._writer = mirror, writer
+
+    async def write(self, admit: Callable[[View], Admission], *, dry_run: bool = False) -> Written:
+        """Admit and write one object. After a conflict it is admitted again, from what is true by then.
+
+        InvalidError with all faults; ConflictError if others are faster every time, or from `admit` itself.
+        """
+        for attempt in range(ATTEMPTS):
+            admission = admit(View(await self._mirror.fresh()))
+            if admission.faults:
+                raise InvalidError(admission.faults)
+            if dry_run or not admission.steps:
+                return Written(admission)
+            try:
+                return Written(admission, await self.commit(admission))
+            except ConflictError as error:
+                log.debug("write_conflicted", key=error.key, attempt=attempt)
+                if attempt == ATTEMPTS - 1:
+                    raise
+                await self._catch_up()
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    async def commit(self, admission: Admission) -> int:
+        """Write what was admitted and return once reads show it."""
+        action = Action(admission.result.capitalize(), admission.steps, admission.compares)
+        revision = await self._writer.commit(action, self._mirror.read)
+        self._mirror.written = max(self._mirror.written, revision)
+        await self._mirror.wait_for(revision)
+        return revision
+
+    async def _catch_up(self) -> None:
+        try:
+            await self._mirror.wait_for(self._mirror.revision + 1, CATCH_UP_S)
+        except UnavailableError:
+            return  # the conflict was with something already seen, or the next attempt will tell
