@@ -16,7 +16,7 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from apiserver.feed import feed
+from apiserver import kinds
 from apiserver.identity import ADMIN, Identity, may
 from apiserver.joined import Joined
 from apiserver.metrics import Metrics
@@ -25,9 +25,11 @@ from apiserver.objects import MAX_BODY, RESULT, Objects, error_response, json_re
 from apiserver.openapi import document
 from apiserver.watches import Hub
 from apiserver.writes import Writes
+from shoal.api import keys
 from shoal.api.errors import ForbiddenError, InvalidError, NotFoundError, ShoalError, UnavailableError
 from shoal.api.ownership import API
 from shoal.machinery.clock import Clock, SystemClock
+from shoal.machinery.informer import Informer
 from shoal.machinery.store import Store
 from shoal.machinery.writer import Writer
 
@@ -54,13 +56,17 @@ class Server:
         self.objects = Objects(self.mirror, self.hub, self.joined, self.writes, bookmark_s)
         self.metrics = Metrics(self.mirror, self.hub)
         self.mirror.listeners.append(self.objects.changed)
+        self.informer = Informer(
+            store, self.mirror.cache, kinds.SHOWN, clock, prefixes=(keys.ROOT, keys.EVENTS), keep=self.mirror.keep
+        )
+        self.informer.subscribe(self.mirror.changed)
         self.mirror.resets += [self.hub.start_at, lambda _: self.joined.forget()]
         self.app = make_app(self, identify)
 
     async def run(self) -> None:
         """Run what stands behind the handlers, until cancelled."""
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(feed, self.store, self.mirror, self.clock)
+            tasks.start_soon(self.informer.run)
             tasks.start_soon(self.joined.run, self.clock, self.objects.tell_joined)
 
 

@@ -7,7 +7,7 @@ of changes in the joined part, gathered for a moment so that a thousand task cha
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import anyio
@@ -18,9 +18,10 @@ from apiserver.mirror import TASKS_BY_NODE, TASKS_BY_SERVICE, Mirror
 from shoal.api import codec, keys
 from shoal.api import objects as o
 from shoal.api.meta import Ref
-from shoal.api.states import NodeState, TaskState
+from shoal.api.states import TaskState
 from shoal.machinery.cache import Cache, Change
 from shoal.machinery.clock import Clock
+from shoal.rules.counts import count
 
 COALESCE_S: Final = 0.1
 """Seconds over which changes of one service's joined part are gathered: quick for people, cheap in a storm."""
@@ -32,7 +33,8 @@ def joined_status(service: o.Service, cache: Cache) -> dict[str, Any]:
     """Return what is joined into a service's status. Pure."""
     ref = Ref(service.metadata.name, service.metadata.uid)
     tasks = list(cache.by(TASKS_BY_SERVICE, ref.uid).values())
-    joined: dict[str, Any] = {"replicas": _replicas(service, tasks, cache)}
+    nodes = {node.metadata.uid: node for node in _nodes_of(service, tasks, cache)}
+    joined: dict[str, Any] = {"replicas": count(service, tasks, nodes)}
     rollout = cache.get(o.Rollout, keys.rollout(ref))
     if rollout is not None:
         joined["rollout"] = rollout.status
@@ -45,6 +47,14 @@ def joined_status(service: o.Service, cache: Cache) -> dict[str, Any]:
     return joined
 
 
+def _nodes_of(service: o.Service, tasks: list[o.Task], cache: Cache) -> list[o.Node]:
+    """Return the nodes that counting needs: all for a global service, else those its tasks are on."""
+    if service.spec.mode.is_global:
+        return list(cache.all(o.Node).values())
+    found = (cache.get(o.Node, keys.node(task.spec.node.uid)) for task in tasks if task.spec.node)
+    return [node for node in found if node is not None]
+
+
 def pending_reasons(tasks: list[o.Task]) -> dict[str, int]:
     """Count why tasks wait; tasks that are merely on their way do not count."""
     waiting = [task for task in tasks if task.spec.desired_state.is_live and task.status.state.rank < _ASSIGNED]
@@ -53,24 +63,6 @@ def pending_reasons(tasks: list[o.Task]) -> dict[str, int]:
 
 
 _ASSIGNED: Final = TaskState.ASSIGNED.rank
-
-
-def _replicas(service: o.Service, tasks: list[o.Task], cache: Cache) -> dict[str, int]:
-    """Count tasks wanted alive; a running one on a node that is down does not run as far as anybody knows."""
-    live = [task for task in tasks if task.spec.desired_state.is_live]
-    running = [task for task in live if task.status.state is TaskState.RUNNING and _is_up(task, cache)]
-    spec = service.spec
-    return {
-        "desired": len(live) if spec.mode.is_global else 1 if spec.replicas is None else spec.replicas,
-        "running": len(running),
-        "updated": sum(task.spec.revision == service.status.revision for task in running),
-        "completed": sum(task.status.state is TaskState.COMPLETE for task in tasks),
-    }
-
-
-def _is_up(task: o.Task, cache: Cache) -> bool:
-    node = cache.get(o.Node, keys.node(task.spec.node.uid)) if task.spec.node else None
-    return node is not None and node.status.state is not NodeState.DOWN
 
 
 class Joined:
@@ -94,7 +86,7 @@ class Joined:
             body = self._bodies[key] = wire.joined_status(self._mirror.bytes_of(key), extra)
         return body
 
-    def note(self, changes: list[Change]) -> None:
+    def note(self, changes: Sequence[Change]) -> None:
         """Forget the bodies that these changes outdate."""
         for change in changes:
             if change.kind is o.Service:

@@ -17,8 +17,12 @@ from shoal.api.ownership import WRITERS
 KINDS: Final[Mapping[str, type[o.Object]]] = {kind.PLURAL: kind for kind in o.KINDS.values()}
 """Plural → kind: the words of the paths."""
 
-HIDDEN: Final = frozenset({o.Presence, o.Event})
-"""Kinds outside the watched prefix: presences are nobody's business, events have handlers of their own."""
+HIDDEN: Final = frozenset({o.Presence})
+"""Kinds that have no path: what API servers tell controllers is nobody else's business."""
+
+
+SHOWN: Final = frozenset(kind for kind in KINDS.values() if kind is not o.Presence)
+"""What this server keeps in memory."""
 
 
 class Rules(Struct, frozen=True):

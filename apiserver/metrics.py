@@ -67,5 +67,5 @@ class Metrics(Collector):
         for service in self._mirror.cache.all(o.Service).values():
             replicas = joined_status(service, self._mirror.cache)["replicas"]
             for word, gauge in gauges.items():
-                gauge.add_metric([service.metadata.name], replicas[word])
+                gauge.add_metric([service.metadata.name], getattr(replicas, word))
         yield from gauges.values()

@@ -5,7 +5,7 @@ Filled by the informer, read by every handler. A relist, whatever its cause, rea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import anyio
@@ -66,7 +66,7 @@ READ_WAIT_S = 5.0
 """How long a read waits for the watch to bring what this server has written; etcd answers in milliseconds."""
 
 
-Listener = Callable[[int, list[Change], bool], None]
+Listener = Callable[[int, Sequence[Change], bool], None]
 """(revision, what changed, whether all of it is the first sight of a store) → None."""
 
 
@@ -81,7 +81,10 @@ class Mirror:
         self.listeners: list[Listener] = []
         self.resets: list[Callable[[int], None]] = []
         """Called with the revision of a first listing (or of a restored store's) before anything of it is shown."""
+        self._raw: dict[str, bytes] = {}
+        """Stored bytes that nobody has asked for yet, by key; `_wires` holds the others, with their version."""
         self._wires: dict[str, bytes] = {}
+        self._incarnation = ""
         self._waiting: list[tuple[int, anyio.Event]] = []
 
     @property
@@ -102,40 +105,52 @@ class Mirror:
     def version(self, revision: int) -> int:
         return revision + self.base
 
-    def keep(self, key: str, raw: bytes | None, revision: int) -> None:
-        """Note the bytes of an object that is about to enter (None: leave) the cache."""
-        if raw is None:
-            self._wires.pop(key, None)
-        else:
-            self._wires[key] = wire.spliced(raw, revision + self.base)
+    def keep(self, key: str, raw: bytes) -> None:
+        """Note the bytes of an object that is about to enter the cache."""
+        self._raw[key] = raw
+        self._wires.pop(key, None)
 
     def bytes_of(self, key: str) -> bytes:
-        return self._wires[key]
+        """Return an object as it is answered: its stored bytes, and its version."""
+        found = self._wires.get(key)
+        if found is None:
+            obj = self.read(key)
+            assert obj is not None
+            found = self._wires[key] = wire.spliced(self._raw.pop(key), self.version(obj.metadata.resource_version))
+        return found
 
-    def forget(self, revision: int) -> None:
-        """Begin anew: nothing known so far belongs to this store."""
-        self.cache = Cache(INDEXES)
-        self._wires.clear()
-        self.written = 0
-        for reset in self.resets:
-            reset(revision)
-
-    def reached(self, revision: int, changes: list[Change], *, is_new: bool = False) -> None:
-        """Tell the listeners what changed, then whoever waited for this revision."""
-        self.cache.revision = revision if is_new else max(self.cache.revision, revision)
+    def changed(self, changes: Sequence[Change]) -> None:
+        """Tell the listeners what changed, then whoever waited for this revision. Called by the informer."""
+        if self.revision == 0:
+            return  # the other prefix came first; nothing is shown before /shoal/ is listed
+        incarnation = self._incarnation_now()
+        is_new = not self.synced or incarnation != self._incarnation
+        self._incarnation, self.synced = incarnation, True
+        if is_new:
+            self.written = 0
+            for reset in self.resets:
+                reset(self.revision)
+        for change in changes:
+            if change.new is None:
+                self._raw.pop(change.key, None)
+                self._wires.pop(change.key, None)
         for listener in self.listeners:
-            listener(self.cache.revision, changes, is_new)
-        due = [event for wanted, event in self._waiting if wanted <= self.cache.revision]
-        self._waiting = [waiter for waiter in self._waiting if waiter[0] > self.cache.revision]
+            listener(self.revision, changes, is_new)
+        due = [event for wanted, event in self._waiting if wanted <= self.revision or is_new]
+        self._waiting = [waiter for waiter in self._waiting if waiter[1] not in due]
         for event in due:
             event.set()
+
+    def _incarnation_now(self) -> str:
+        cluster = self.cache.get(o.Cluster, CLUSTER)
+        return cluster.status.incarnation if cluster is not None else self._incarnation
 
     async def wait_for(self, revision: int, within_s: float = READ_WAIT_S) -> None:
         """Return once the cache has reached a revision; UnavailableError if it does not in time."""
         if self.synced and revision <= self.revision:
             return
         event = anyio.Event()
-        waiter = (max(revision, 1), event)
+        waiter = (revision, event)
         self._waiting.append(waiter)
         with anyio.move_on_after(within_s):
             await event.wait()

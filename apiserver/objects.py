@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final
 
 import anyio
@@ -87,7 +87,7 @@ class Objects:
 
     # --- What changed ------------------------------------------------------------------------------------------
 
-    def changed(self, revision: int, changes: list[Change], is_new: bool) -> None:
+    def changed(self, revision: int, changes: Sequence[Change], is_new: bool) -> None:
         """Publish what the watch has brought; a first sight of the store is listed, not published."""
         self._joined.note(changes)
         if is_new:

@@ -9,28 +9,15 @@ import msgspec
 
 from apiserver import kinds
 from shoal.api import objects as o
-from shoal.api.errors import Fault
 from shoal.api.meta import API_VERSION
-from shoal.api.units import Bytes, Cpus, Duration
-
-_TEMPLATE = "#/components/schemas/{name}"
-
-_UNITS: dict[type, dict[str, Any]] = {
-    Duration: {"type": "string", "description": "A duration: 5s, 1m30s, 500ms", "example": "5s"},
-    Bytes: {"type": ["string", "integer"], "description": "A size: 512M, 1G, or a number of bytes", "example": "512M"},
-    Cpus: {"type": ["number", "string"], "description": "Processors: 0.5, 2", "example": 0.5},
-}
-
-
-def _unit(kind: type) -> dict[str, Any]:
-    return _UNITS[kind]
+from shoal.api.schema import components
 
 
 @lru_cache(maxsize=1)
 def document() -> bytes:
     """Return the OpenAPI 3.1 document as JSON."""
     shown = [kind for plural, kind in sorted(kinds.KINDS.items()) if kind not in kinds.HIDDEN]
-    _, schemas = msgspec.json.schema_components([*shown, o.Event, Fault], schema_hook=_unit, ref_template=_TEMPLATE)
+    _, schemas = components()
     paths: dict[str, Any] = {}
     for kind in shown:
         paths |= _paths_of(kind)
@@ -39,10 +26,15 @@ def document() -> bytes:
             "openapi": "3.1.0",
             "info": {"title": "Shoal", "version": API_VERSION},
             "paths": {**paths, **_others()},
-            "components": {"schemas": {**schemas, "Error": _ERROR}},
+            "components": {"schemas": {**schemas, "Error": _ERROR, "Fault": _FAULT}},
         }
     )
 
+
+_FAULT: dict[str, Any] = {
+    "type": "object",
+    "properties": {"path": {"type": "string"}, "message": {"type": "string"}, "object": {"type": "string"}},
+}
 
 _ERROR: dict[str, Any] = {
     "type": "object",
@@ -55,7 +47,7 @@ _ERROR: dict[str, Any] = {
 
 
 def _paths_of(kind: type[o.Object]) -> dict[str, Any]:
-    one: dict[str, Any] = {"$ref": f"#/components/schemas/{kind.__name__}"}
+    one: dict[str, Any] = {"$ref": f"#/components/schemas/{kind.KIND}"}
     many = {
         "type": "object",
         "properties": {
@@ -116,7 +108,6 @@ def _others() -> dict[str, Any]:
         "/shoal/v1/apply": {
             "post": _operation("Write several objects, if all are valid", anything, _query("dryRun"), body=anything)
         },
-        "/shoal/v1/events": {"get": _operation("List or watch events", anything, _query("about", "watch", "since"))},
         "/shoal/v1/services/{name}/logs": {"get": _operation("Merged logs of a service", anything, [*name, *tail])},
         "/shoal/v1/tasks/{name}/logs": {"get": _operation("Logs of a task", anything, [*name, *tail])},
         "/shoal/v1/top": {"get": _operation("CPU and memory per running task", anything, [])},

@@ -47,6 +47,7 @@ class Informer:
     """Fills `cache` with the objects of `kinds` under `prefixes`, whose first one gives the cache its revision.
 
     Subscribers are called after every batch, also with no changes when only the revision moved. They must not block.
+    `keep` is handed the bytes of every object that enters the cache, just before it does.
     """
 
     def __init__(
@@ -58,8 +59,10 @@ class Informer:
         *,
         prefixes: Sequence[str] = (keys.ROOT,),
         seed: int = 0,
+        keep: Callable[[str, bytes], None] | None = None,
     ) -> None:
         self.cache = cache
+        self._keep = keep
         self.synced = anyio.Event()
         self._store, self._clock, self._prefixes = store, clock, tuple(prefixes)
         self._kinds = frozenset(kinds) | {Cluster}
@@ -300,6 +303,8 @@ class Informer:
             self.cache.unreadable[key] = found[1].decode() if found else ""
             return None
         self.cache.unreadable.pop(key, None)
+        if self._keep is not None:
+            self._keep(key, value)
         return obj
 
 

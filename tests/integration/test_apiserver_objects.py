@@ -161,7 +161,8 @@ async def test_people_set_a_nodes_labels_and_availability_and_nothing_else(api: 
     node = make_node("n1")
     await api.seed(node)
     status, changed = await api.patch(
-        "nodes/n1", {"metadata": {"labels": {"zone": "a"}}, "spec": {"availability": "drain"}, "status": {"state": "down"}}
+        "nodes/n1",
+        {"metadata": {"labels": {"zone": "a"}}, "spec": {"availability": "drain"}, "status": {"state": "down"}},
     )
     assert status == 200, changed
     assert (changed["metadata"]["labels"], changed["spec"]["availability"]) == ({"zone": "a"}, "drain")
@@ -183,9 +184,7 @@ async def test_apply_writes_nothing_unless_everything_is_valid(api: Api) -> None
 async def test_a_dry_run_tells_and_writes_nothing(api: Api) -> None:
     await api.post("services", web())
     before = api.store.revision
-    _, answer = await api.post(
-        "apply?dryRun=1", {"objects": [web(replicas=4), {**web(), "metadata": {"name": "new"}}]}
-    )
+    _, answer = await api.post("apply?dryRun=1", {"objects": [web(replicas=4), {**web(), "metadata": {"name": "new"}}]})
     assert [one["result"] for one in answer["results"]] == ["configured", "created"]
     assert answer["results"][0]["before"]["spec"]["replicas"] == 3
     assert answer["results"][0]["after"]["spec"]["replicas"] == 4
