@@ -21,6 +21,7 @@ from shoal.api.errors import ExpiredError, InvariantError, NotFoundError, ShoalE
 from shoal.machinery.store import (
     Batch,
     Compare,
+    Delete,
     Event,
     Item,
     Listing,
@@ -97,20 +98,7 @@ class MemoryStore:
     async def commit(self, txn: Txn) -> int:
         check_txn(txn)
         await self._enter()
-        if self.before_commit is not None:
-            self.before_commit(txn)
-        is_lost = bool(self._failures)
-        if is_lost and not self._failures.popleft():
-            raise UnavailableError("the store did not answer a commit; it was not applied, but who knows")
-        for compare in txn.compares:
-            self._check(compare)
-        for write in txn.writes:
-            if isinstance(write, Put) and write.lease and write.lease not in self._leases:
-                raise NotFoundError(f"lease {write.lease} of {write.key} is gone")
-        self._apply(txn.writes)
-        if is_lost:
-            raise UnavailableError("the store did not answer a commit; it was applied, but who knows")
-        return self.revision
+        return self.commit_now(txn)
 
     @asynccontextmanager
     async def watch(self, prefix: str, since: int) -> AsyncIterator[AsyncIterator[Batch]]:
@@ -161,9 +149,31 @@ class MemoryStore:
         entry = self._entries.get(key)
         return None if entry is None else Item(key, entry.value, entry.modified)
 
+    def commit_now(self, txn: Txn) -> int:
+        """Commit without waiting, as `commit` does once it is its turn."""
+        if self.before_commit is not None:
+            self.before_commit(txn)
+        is_lost = bool(self._failures)
+        if is_lost and not self._failures.popleft():
+            raise UnavailableError("the store did not answer a commit; it was not applied, but who knows")
+        for compare in txn.compares:
+            self._check(compare)
+        for write in txn.writes:
+            if isinstance(write, Put) and write.lease and write.lease not in self._leases:
+                raise NotFoundError(f"lease {write.lease} of {write.key} is gone")
+        self._apply(txn.writes)
+        if is_lost:
+            raise UnavailableError("the store did not answer a commit; it was applied, but who knows")
+        return self.revision
+
     def put(self, key: str, value: bytes) -> int:
         """Write one key without waiting or failing, as somebody else; return the revision."""
         self._apply([Put(key, value)])
+        return self.revision
+
+    def remove(self, key: str) -> int:
+        """Delete one key, as `put` writes one."""
+        self._apply([Delete(key)])
         return self.revision
 
     def hold_watches(self) -> None:

@@ -58,18 +58,20 @@ class Pass:
 def kinds_of(controller: Controller[Any]) -> frozenset[type[Object]]:
     """Return every kind a controller needs in its cache."""
     folds = {fold.kind for fold in controller.folds()}
-    return frozenset({*controller.watches, *controller.reads, *(index.kind for index in controller.indexes), *folds})
+    indexed = {index.kind for index in controller.indexes}
+    return frozenset({*controller.watches, *controller.reaches, *controller.reads, *indexed, *folds})
 
 
-def keys_for(controller: Controller[Any], changes: Iterable[Change]) -> list[str]:
+def keys_for(controller: Controller[Any], changes: Iterable[Change], cache: Cache) -> list[str]:
     """Return the keys to look at after changes: those of the old and of the new objects."""
     found: dict[str, None] = {}
     for change in changes:
-        mapper = controller.watches.get(change.kind)
-        if mapper is not None:
-            for obj in (change.old, change.new):
-                if obj is not None:
-                    found.update(dict.fromkeys(mapper(obj)))
+        named, reached = controller.watches.get(change.kind), controller.reaches.get(change.kind)
+        for obj in (change.old, change.new):
+            if obj is not None and named is not None:
+                found.update(dict.fromkeys(named(obj)))
+            if obj is not None and reached is not None:
+                found.update(dict.fromkeys(reached(obj, cache)))
     return list(found)
 
 
@@ -169,7 +171,7 @@ class Runner:
     def _on_changes(self, changes: Sequence[Change]) -> None:
         if self._is_leading:
             self._queue.reached(self.cache.revision)
-            for key in keys_for(self._controller, changes):
+            for key in keys_for(self._controller, changes, self.cache):
                 self._queue.add(key)
 
     async def _resync(self) -> None:
@@ -215,7 +217,7 @@ class Runner:
 
     async def _pass(self, key: str) -> Pass:
         """Observe, plan and apply. What an unreadable object owns is left as it is."""
-        if key in self.cache.unreadable.values():
+        if any(uid and uid in key for uid in self.cache.unreadable.values()):
             return Pass(Plan(because="an object it depends on cannot be read"), Outcome())
         view = self._controller.observe(key, self.cache)
         plan = self._controller.plan(view, self._clock.now()) if view is not None else Plan()

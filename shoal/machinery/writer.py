@@ -82,7 +82,7 @@ def _prepare_step(step: Step, read: Reader, actor: str, now: datetime) -> tuple[
     if isinstance(step, Create):
         key = key_of(step.obj)
         ownership.check(actor, None, step.obj)
-        return key, 0, Put(key, codec.encode(_stamped(step.obj, None, now)))
+        return key, 0, Put(key, codec.encode(stamped(step.obj, None, now)))
     new = step.new if isinstance(step, Replace) else step.obj
     key, expected = key_of(new), new.metadata.resource_version
     if expected == 0:
@@ -97,7 +97,7 @@ def _prepare_step(step: Step, read: Reader, actor: str, now: datetime) -> tuple[
     if is_same(old, new):
         return key, expected, None
     ownership.check(actor, old, new)
-    return key, expected, Put(key, codec.encode(_stamped(new, old, now)))
+    return key, expected, Put(key, codec.encode(stamped(new, old, now)))
 
 
 def is_same(old: Object, new: Object) -> bool:
@@ -109,7 +109,8 @@ def is_same(old: Object, new: Object) -> bool:
 _FILLED = ("generation", "created_at", "updated_at", "resource_version", "schema")
 
 
-def _stamped(new: Object, old: Object | None, now: datetime) -> Object:
+def stamped(new: Object, old: Object | None, now: datetime) -> Object:
+    """Return the object with its generation and times as they have to be stored."""
     meta: Meta = new.metadata
     if old is None:
         has_spec = "spec" in new.__struct_fields__
