@@ -24,7 +24,7 @@ _ELSEWHERE = {
     "volumes": "mounts",
     "entrypoint": "command",
     "cmd": "args",
-    "deploy": "nothing: what stands under deploy in a Compose file stands directly under spec here",
+    "deploy": "what stands under deploy in a Compose file stands directly under spec here",
     "restartPolicy": "restart",
     "restart_policy": "restart",
     "updateConfig": "update",
@@ -37,7 +37,7 @@ _ELSEWHERE = {
     "nanoCpus": "cpus",
     "memoryBytes": "memory",
 }
-"""Docker's and Compose's words for fields that have another name here."""
+"""Docker's and Compose's words for fields, and their name here, or a sentence."""
 
 
 def decode(kind: type[T], plain: Any, at: str = "") -> T:
@@ -179,7 +179,9 @@ def _hint(key: str, fields: Mapping[str, Any]) -> str:
     other = _ELSEWHERE.get(key)
     if other is None:
         return hint(key, fields) or (f"; known here are {', '.join(sorted(fields))}" if len(fields) <= 12 else "")
-    return f"; here it is {other}" if other in fields or other.startswith("nothing") else ""
+    if other in fields:
+        return f"; here it is {other}"
+    return f"; {other}" if " " in other else ""
 
 
 def _noun(kind: inspect.Type) -> str:
