@@ -109,6 +109,5 @@ def _properties(kind: inspect.StructType, schemas: dict[str, Schema]) -> Iterato
     for field in kind.fields:
         schema = _schema(field.type, schemas)
         if field.default not in (NODEFAULT, None, "", (), 0, False):
-            default = to_builtins(field.default)
-            schema = {**schema, "default": list(default) if isinstance(default, tuple) else default}
+            schema = {**schema, "default": to_builtins(field.default)}
         yield field.encode_name, schema
