@@ -1,0 +1,217 @@
+"""What every process's main has in common: options, logging, signals, the status socket, and how it ends.
+
+A process is an async function that runs until it is cancelled. SIGTERM and SIGINT cancel it, so that it ends in
+order; SIGKILL at any moment loses nothing, because nothing that matters is in memory.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import anyio
+import click
+import structlog
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from shoal.api.errors import ShoalError
+from shoal.machinery.etcd import EtcdStore, Tls
+
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class EtcdAddress:
+    """Where etcd answers, and the files that prove who we are."""
+
+    urls: tuple[str, ...]
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+
+    def connect(self) -> EtcdStore:
+        """Return a store; nothing is sent yet. InvalidError where a URL or a file is unusable."""
+        return EtcdStore(self.urls, Tls(self.ca, self.cert, self.key) if self.ca is not None else None)
+
+
+@dataclass
+class Health:
+    """What the status socket answers. `not_ready` says why the process is not ready yet, "" once it is."""
+
+    not_ready: Callable[[], str] = field(default=lambda: "starting")
+
+
+@dataclass(frozen=True)
+class ProcessOptions:
+    status_socket: Path | None = None
+    log_level: str = "info"
+
+
+def etcd_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options that say where etcd is; it gets them as `etcd: EtcdAddress`."""
+
+    @click.option(
+        "--etcd",
+        "urls",
+        envvar="SHOAL_ETCD",
+        default="http://127.0.0.1:2379",
+        show_default=True,
+        help="URL of etcd; several, of one cluster, separated by commas.",
+    )
+    @click.option("--etcd-ca", envvar="SHOAL_ETCD_CA", type=_FILE, help="CA certificate that etcd's is signed by.")
+    @click.option("--etcd-cert", envvar="SHOAL_ETCD_CERT", type=_FILE, help="Our client certificate.")
+    @click.option("--etcd-key", envvar="SHOAL_ETCD_KEY", type=_FILE, help="Our client certificate's key.")
+    @wraps(command)
+    def with_etcd(
+        *args: Any, urls: str, etcd_ca: Path | None, etcd_cert: Path | None, etcd_key: Path | None, **options: Any
+    ) -> Any:
+        found = tuple(url.strip() for url in urls.split(",") if url.strip())
+        if any(url.startswith("https://") for url in found) and etcd_ca is None:
+            raise click.UsageError("an https:// URL of etcd needs --etcd-ca, the CA to trust")
+        if (etcd_cert is None) != (etcd_key is None):
+            raise click.UsageError("--etcd-cert and --etcd-key belong together; one is missing")
+        return command(*args, etcd=EtcdAddress(found, etcd_ca, etcd_cert, etcd_key), **options)
+
+    return with_etcd
+
+
+def process_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of every process; it gets them as `process: ProcessOptions`."""
+
+    @click.option(
+        "--status-socket",
+        envvar="SHOAL_STATUS_SOCKET",
+        type=click.Path(path_type=Path),
+        help="Unix socket to answer /healthz, /readyz and /metrics on.",
+    )
+    @click.option(
+        "--log-level", envvar="SHOAL_LOG_LEVEL", type=click.Choice(list(LEVELS)), default="info", show_default=True
+    )
+    @wraps(command)
+    def with_process(*args: Any, status_socket: Path | None, log_level: str, **options: Any) -> Any:
+        return command(*args, process=ProcessOptions(status_socket, log_level), **options)
+
+    return with_process
+
+
+_FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
+
+
+def configure_logging(process: str, level: str = "info") -> None:
+    """Log to standard error: JSON, or coloured text on a terminal; `process` is in every line."""
+    is_terminal = sys.stderr.isatty()
+    ending: list[structlog.typing.Processor] = (
+        [structlog.dev.ConsoleRenderer()]
+        if is_terminal
+        else [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *ending,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    structlog.contextvars.bind_contextvars(process=process)
+
+
+def run_process(name: str, serve: Callable[[Health], Awaitable[None]], options: ProcessOptions) -> int:
+    """Run `serve` until it ends or a signal ends it; return the exit code.
+
+    What we raise on purpose becomes a sentence; anything else is a bug, logged with its traceback.
+    """
+    configure_logging(name, options.log_level)
+    try:
+        anyio.run(_run, serve, options)
+    except Exception as error:  # noqa: BLE001  a process's main: whatever it is ends here, as a line and a code
+        known = _known(error)
+        if known is None:
+            _log.exception("process_failed", error=str(error))
+            return 1
+        _log.error("process_ended", error=str(known))
+        click.echo(str(known), err=True)
+        return known.exit_code
+    return 0
+
+
+def _known(error: BaseException) -> ShoalError | None:
+    """Return what we raised on purpose, if nothing else is among the errors of several tasks."""
+    if isinstance(error, BaseExceptionGroup):
+        found = [_known(one) for one in error.exceptions]
+        return found[0] if all(found) else None
+    return error if isinstance(error, ShoalError) else None
+
+
+async def _run(serve: Callable[[Health], Awaitable[None]], options: ProcessOptions) -> None:
+    health = Health()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_cancel_on_signal, tasks.cancel_scope)
+        async with answering_status(options.status_socket, health):
+            await serve(health)
+        tasks.cancel_scope.cancel()
+
+
+async def _cancel_on_signal(scope: anyio.CancelScope) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            _log.info("process_stopped", signal=signal.Signals(number).name)
+            scope.cancel()
+            return
+
+
+@asynccontextmanager
+async def answering_status(path: Path | None, health: Health) -> AsyncIterator[None]:
+    """Answer /healthz, /readyz and /metrics on a unix socket for root; with None, on nothing."""
+    if path is None:
+        yield
+        return
+    app = web.Application()
+    app.router.add_get("/healthz", _healthz)
+    app.router.add_get("/metrics", _metrics)
+
+    async def readyz(_: web.Request) -> web.Response:
+        why = health.not_ready()
+        return web.Response(text=f"{why or 'ok'}\n", status=503 if why else 200)
+
+    app.router.add_get("/readyz", readyz)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    before = os.umask(0o177)
+    try:
+        await web.UnixSite(runner, str(path)).start()
+    finally:
+        os.umask(before)
+    try:
+        yield
+    finally:
+        with anyio.CancelScope(shield=True):
+            await runner.cleanup()
+
+
+async def _healthz(_: web.Request) -> web.Response:
+    return web.Response(text="ok\n")
+
+
+async def _metrics(_: web.Request) -> web.Response:
+    return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def candidate_name() -> str:
+    """Return what tells people which process leads: host/pid."""
+    return f"{socket.gethostname()}/{os.getpid()}"
