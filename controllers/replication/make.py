@@ -26,10 +26,10 @@ def new_task(
 ) -> Task:
     """Return the slot's next task. `delay` is given where the restart policy makes it, and counts as an attempt then.
 
-    Its uid is derived, so that planning twice gives the same task; the service's own uid makes it unique.
+    Its uid is derived, so that planning twice gives the same task.
     """
     service, replaces = view.owner, held.current.metadata.uid if held.current else ""
-    uid = derived_uid(service.metadata.uid, held.name, replaces, now.isoformat())
+    uid = derived_uid(service.metadata.uid, held.name, *_versions(view, held), now.isoformat())
     revision, template = view.wanted(held.name)
     waits = needs_address(template)
     return Task(
@@ -57,6 +57,13 @@ def new_task(
             message="waits for an address" if waits else "waits for a node",
         ),
     )
+
+
+def _versions(view: View, held: Held) -> tuple[str, ...]:
+    """What tells a slot's next task from earlier ones, even at the same moment."""
+    slot = held.slot.metadata.resource_version if held.slot is not None else 0
+    older = (task.metadata.uid for task in held.tasks)
+    return (str(view.owner.metadata.resource_version), str(slot), *older)
 
 
 def _own_node(view: View, slot: str) -> Ref | None:
