@@ -1,0 +1,1 @@
+"""The host daemon: starts and restarts the processes its host's role calls for, and keeps its identity."""

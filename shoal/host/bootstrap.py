@@ -1,0 +1,84 @@
+"""A cluster's first objects, written in one transaction: the cluster, its first node, its predefined networks."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from shoal.api import keys
+from shoal.api import objects as o
+from shoal.api.codec import decode, encode
+from shoal.api.errors import AlreadyExistsError, ConflictError
+from shoal.api.meta import Meta, Owner, derived_uid
+from shoal.api.states import NodeState, Role
+from shoal.host.identity import Identity
+from shoal.machinery.store import Put, Store, Txn, Unchanged
+
+INGRESS_SUBNET = o.Subnet(subnet="10.0.0.0/24", gateway="10.0.0.1")
+"""What Swarm gives its ingress network: the first /24 of the default address pool."""
+
+INGRESS_VNI = 4096
+"""Swarm's first VXLAN number; lower ones are left to others."""
+
+
+def first_objects(identity: Identity, now: datetime) -> tuple[o.Object, ...]:
+    """Return everything a new cluster holds. The same identity gives the same uids."""
+    ingress = o.Network(
+        metadata=_meta("ingress", derived_uid(identity.cluster, "network", "ingress"), now),
+        spec=o.NetworkSpec(driver="overlay", subnets=(INGRESS_SUBNET,), ingress=True),
+        status=o.NetworkStatus(subnets=(INGRESS_SUBNET,), vni=INGRESS_VNI),
+    )
+    return (
+        o.Cluster(
+            metadata=_meta("default", identity.cluster, now),
+            status=o.ClusterStatus(incarnation=identity.incarnation),
+        ),
+        o.Node(
+            metadata=_meta(identity.name, identity.node, now),
+            spec=o.NodeSpec(role=Role.MANAGER),
+            status=o.NodeStatus(state=NodeState.UNKNOWN, address=identity.advertise_addr),
+        ),
+        ingress,
+        _claim(ingress, keys.claim("subnet", INGRESS_SUBNET.subnet), now),
+        _claim(ingress, keys.claim("vni", INGRESS_VNI), now),
+        *(_predefined(name, identity, now) for name in ("bridge", "host")),
+    )
+
+
+async def bootstrap(store: Store, identity: Identity, now: datetime) -> None:
+    """Write the first objects, all or none; having done so before is fine.
+
+    AlreadyExistsError if the store holds another cluster. UnavailableError: try again.
+    """
+    objects = {keys.key_of(obj): obj for obj in first_objects(identity, now)}
+    try:
+        await store.commit(
+            Txn(
+                compares=tuple(Unchanged(key, 0) for key in objects),
+                writes=tuple(Put(key, encode(obj)) for key, obj in objects.items()),
+            )
+        )
+    except ConflictError:
+        held = await store.get(keys.CLUSTER)
+        found = decode(o.Cluster, held.value).metadata.uid if held is not None else "none"
+        if found != identity.cluster:
+            raise AlreadyExistsError(f"this etcd holds cluster {found} already, not {identity.cluster}") from None
+
+
+def _predefined(driver: str, identity: Identity, now: datetime) -> o.Network:
+    """A network that every engine has; services may use it by name."""
+    return o.Network(
+        metadata=_meta(driver, derived_uid(identity.cluster, "network", driver), now),
+        spec=o.NetworkSpec(driver=driver, predefined=True),
+    )
+
+
+def _claim(network: o.Network, key: str, now: datetime) -> o.Claim:
+    owner = Owner(o.Network.KIND, network.metadata.name, network.metadata.uid)
+    return o.Claim(
+        metadata=Meta(uid=derived_uid(network.metadata.uid, key), owner=owner, created_at=now, updated_at=now),
+        key=key.removeprefix(keys.ROOT),
+    )
+
+
+def _meta(name: str, uid: str, now: datetime) -> Meta:
+    return Meta(name=name, uid=uid, generation=1, created_at=now, updated_at=now)

@@ -1,0 +1,74 @@
+"""Who this host is: `<state-dir>/host.json`. Absent on a host that belongs to no swarm."""
+
+from __future__ import annotations
+
+import secrets
+from enum import StrEnum
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from shoal.api.errors import TerminalError
+from shoal.api.meta import uid_from
+from shoal.api.states import Role
+from shoal.host.files import write_atomic
+
+
+class Phase(StrEnum):
+    """INITIALISING: its first objects may not be in etcd yet; a restart goes on from there."""
+
+    INITIALISING = "initialising"
+    MEMBER = "member"
+
+
+class EtcdPorts(Struct, frozen=True):
+    client: int = 2379
+    peer: int = 2380
+
+
+class Identity(Struct, frozen=True, rename="camel", kw_only=True):
+    phase: Phase
+    node: str
+    """The node's uid: random, kept for the host's whole membership."""
+    name: str
+    role: Role
+    cluster: str
+    """The cluster's uid."""
+    incarnation: str
+    advertise_addr: str
+    etcd_ports: EtcdPorts = EtcdPorts()
+
+
+def random_uid() -> str:
+    return uid_from(secrets.token_bytes(16))
+
+
+def make_first_identity(name: str, advertise_addr: str, etcd_ports: EtcdPorts) -> Identity:
+    """Return the identity of a host that begins a cluster."""
+    return Identity(
+        phase=Phase.INITIALISING,
+        node=random_uid(),
+        name=name,
+        role=Role.MANAGER,
+        cluster=random_uid(),
+        incarnation=random_uid(),
+        advertise_addr=advertise_addr,
+        etcd_ports=etcd_ports,
+    )
+
+
+def load(path: Path) -> Identity | None:
+    """Read a host's identity, None if it has none; TerminalError for a file that is not one."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        return msgspec.json.decode(raw, type=Identity)
+    except msgspec.DecodeError as error:
+        raise TerminalError(f"{path} is damaged ({error}); restore it from a backup of the state directory") from error
+
+
+def save(path: Path, identity: Identity) -> None:
+    write_atomic(path, msgspec.json.format(msgspec.json.encode(identity), indent=2) + b"\n")
