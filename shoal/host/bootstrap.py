@@ -6,12 +6,17 @@ from datetime import datetime
 
 from shoal.api import keys
 from shoal.api import objects as o
-from shoal.api.codec import decode, encode
+from shoal.api.codec import decode
 from shoal.api.errors import AlreadyExistsError, ConflictError
 from shoal.api.meta import Meta, Owner, derived_uid
+from shoal.api.ownership import HOST
 from shoal.api.states import NodeState, Role
 from shoal.host.identity import Identity
-from shoal.machinery.store import Put, Store, Txn, Unchanged
+from shoal.host.paths import Paths
+from shoal.host.processes import etcd_url
+from shoal.machinery.controller import Action, Create
+from shoal.machinery.store import Store, Txn
+from shoal.machinery.writer import prepare
 
 INGRESS_SUBNET = o.Subnet(subnet="10.0.0.0/24", gateway="10.0.0.1")
 """What Swarm gives its ingress network: the first /24 of the default address pool."""
@@ -49,19 +54,23 @@ async def bootstrap(store: Store, identity: Identity, now: datetime) -> None:
 
     AlreadyExistsError if the store holds another cluster. UnavailableError: try again.
     """
-    objects = {keys.key_of(obj): obj for obj in first_objects(identity, now)}
+    action = Action("ClusterInitialised", tuple(Create(obj) for obj in first_objects(identity, now)))
+    prepared = prepare(action, lambda _: None, HOST, now)
     try:
-        await store.commit(
-            Txn(
-                compares=tuple(Unchanged(key, 0) for key in objects),
-                writes=tuple(Put(key, encode(obj)) for key, obj in objects.items()),
-            )
-        )
+        await store.commit(Txn(prepared.compares, prepared.writes))
     except ConflictError:
         held = await store.get(keys.CLUSTER)
         found = decode(o.Cluster, held.value).metadata.uid if held is not None else "none"
         if found != identity.cluster:
             raise AlreadyExistsError(f"this etcd holds cluster {found} already, not {identity.cluster}") from None
+
+
+def open_store(identity: Identity, paths: Paths) -> Store:
+    """Reach this host's own etcd."""
+    from shoal.machinery.etcd import EtcdStore, Tls  # here: only a first start loads gRPC into the daemon
+
+    pki = paths.etcd_pki
+    return EtcdStore([etcd_url(identity)], Tls(pki / "ca.crt", pki / "client.crt", pki / "client.key"))
 
 
 def _predefined(driver: str, identity: Identity, now: datetime) -> o.Network:

@@ -1,4 +1,4 @@
-"""What the processes say: line by line into a file each, the file kept small, and onto the terminal when there is one."""
+"""What the processes say: line by line into a file each, and onto the terminal when there is one."""
 
 from __future__ import annotations
 

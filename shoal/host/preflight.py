@@ -16,6 +16,9 @@ import aiohttp
 
 from shoal.api.errors import InvalidError, TerminalError
 
+INSTALL_ENGINE = "install it with `apt-get install docker.io`, or name its socket with --docker"
+START_ENGINE = "start it (`systemctl start docker`, or `dockerd` without systemd), or name its socket with --docker"
+
 ENGINE_WAIT_S = 5.0
 """An engine that has not answered a ping by then does not answer."""
 
@@ -58,12 +61,8 @@ def need_free_port(port: int, what: str, option: str) -> None:
 
 async def need_engine(docker: str) -> None:
     """TerminalError if the Docker engine does not answer."""
-    how = "start it (`systemctl start docker`, or `dockerd` where there is no systemd), or name its socket with --docker"
     scheme, _, place = docker.partition("://")
     if scheme == "unix":
-        if not Path(place).exists():
-            absent = "Docker is not installed: `apt-get install docker.io`" if shutil.which("dockerd") is None else how
-            raise TerminalError(f"there is no Docker engine at {docker}: {absent}")
         connector: aiohttp.BaseConnector = aiohttp.UnixConnector(place)
         url = "http://docker/_ping"
     elif scheme == "tcp":
@@ -74,10 +73,13 @@ async def need_engine(docker: str) -> None:
         timeout = aiohttp.ClientTimeout(total=ENGINE_WAIT_S)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session, session.get(url) as answer:
             if answer.status != 200:
-                raise TerminalError(f"the Docker engine at {docker} answered with HTTP {answer.status}; look at its log")
+                raise TerminalError(
+                    f"the Docker engine at {docker} answered with HTTP {answer.status}; look at its log"
+                )
     except (OSError, TimeoutError, aiohttp.ClientError) as error:
         reason = str(error) or f"no answer within {ENGINE_WAIT_S:.0f} s"
-        raise TerminalError(f"the Docker engine at {docker} does not answer ({reason}): {how}") from error
+        remedy = START_ENGINE if shutil.which("dockerd") else INSTALL_ENGINE
+        raise TerminalError(f"the Docker engine at {docker} does not answer ({reason}): {remedy}") from error
 
 
 def choose_address(wanted: str, by_interface: dict[str, tuple[str, ...]], default: str) -> str:
@@ -104,7 +106,9 @@ def choose_address(wanted: str, by_interface: dict[str, tuple[str, ...]], defaul
         return default
     candidates = sorted(addresses - {"127.0.0.1"})
     if len(candidates) > 1:
-        raise InvalidError(f"this host has several addresses: choose one with --advertise-addr ({', '.join(candidates)})")
+        raise InvalidError(
+            f"this host has several addresses: choose one with --advertise-addr ({', '.join(candidates)})"
+        )
     return candidates[0] if candidates else "127.0.0.1"
 
 

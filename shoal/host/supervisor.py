@@ -59,9 +59,12 @@ class Supervisor:
         self._satisfied: set[str] = set()
         self._changed = anyio.Event()
 
-    async def run(self, processes: Iterable[Process]) -> None:
-        """Run the table until cancelled; then every process that is left is killed."""
+    def plan(self, processes: Iterable[Process]) -> None:
+        """Say what there is to run."""
         self.units = {process.name: Unit(process) for process in processes}
+
+    async def run(self) -> None:
+        """Run the table until cancelled; then every process that is left is killed."""
         self._paths.status_sockets.mkdir(parents=True, exist_ok=True)
         async with anyio.create_task_group() as group:
             for unit in self.units.values():
@@ -92,17 +95,10 @@ class Supervisor:
         self._tell()
 
     async def stop(self, name: str) -> None:
-        """Stop one process and leave it stopped: SIGTERM, and after its time SIGKILL."""
+        """Stop one process and leave it stopped."""
         unit = self._unit(name)
         unit.wanted = False
         self._tell()
-        if unit.child is not None:
-            children.ask_to_stop(unit.child)
-            with anyio.move_on_after(unit.process.stop_within_s):
-                await self.until(lambda: unit.child is None)
-        if unit.child is not None:
-            log.warning("process_killed", process=name, after_s=unit.process.stop_within_s)
-            children.kill(unit.child)
         await self.until(lambda: unit.state is UnitState.STOPPED)
 
     async def stop_all(self) -> None:
@@ -159,6 +155,7 @@ class Supervisor:
             try:
                 async with anyio.create_task_group() as group:
                     group.start_soon(self._note_ready, unit)
+                    group.start_soon(self._stop_if_unwanted, unit, unit.child)
                     code = await children.run_to_end(unit.child, lambda line: self._say(unit, file, line))
                     group.cancel_scope.cancel()
             finally:
@@ -166,11 +163,18 @@ class Supervisor:
         self._note_end(unit, code)
 
     async def _note_ready(self, unit: Unit) -> None:
-        while not await is_ready(unit.process.ready, self._paths.etcd_pki):
+        while not await is_ready(unit.process.ready, self._paths.etcd_pki):  # noqa: ASYNC110 - it is another process
             await anyio.sleep(PROBE_EVERY_S)
         unit.ready_since = time.monotonic()
         self._move(unit, UnitState.READY)
         log.info("process_ready", process=unit.process.name, after_s=round(time.time() - unit.started_at, 2))
+
+    async def _stop_if_unwanted(self, unit: Unit, child: Child) -> None:
+        await self.until(lambda: not unit.wanted)
+        children.ask_to_stop(child)
+        await anyio.sleep(unit.process.stop_within_s)
+        log.warning("process_killed", process=unit.process.name, after_s=unit.process.stop_within_s)
+        children.kill(child)
 
     def _note_end(self, unit: Unit, code: int) -> None:
         unit.last_end = f"signal {-code}" if code < 0 else f"exit code {code}"

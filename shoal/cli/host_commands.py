@@ -1,0 +1,306 @@
+"""`shoal host|up|init|status|down`: all speak to the host daemon on its socket, and `up` starts it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+import anyio
+import click
+from rich.console import Console
+from rich.table import Table
+
+from shoal.api.errors import (
+    AlreadyExistsError,
+    InvalidError,
+    NotFoundError,
+    ShoalError,
+    TerminalError,
+    UnavailableError,
+)
+
+STATE_DIR: Final = Path("/var/lib/shoal")
+RUN_DIR: Final = Path("/run/shoal")
+UNIT: Final = "shoal.service"
+
+TIMED_OUT: Final = 4
+"""Exit code."""
+
+STOP_WITHIN_S: Final = 60.0
+UP_WITHIN_S: Final = 60.0
+LOOK_EVERY_S: Final = 0.2
+ANSWER_WITHIN_S: Final = 120.0
+"""init waits for etcd's first start."""
+
+_ERRORS: Final[dict[str, type[ShoalError]]] = {
+    error.reason: error for error in (AlreadyExistsError, InvalidError, NotFoundError, TerminalError, UnavailableError)
+}
+
+run_dir_option = click.option(
+    "--run-dir", type=click.Path(path_type=Path), default=RUN_DIR, show_default=True, envvar="SHOAL_RUN_DIR",
+    help="The host daemon's sockets.",
+)  # fmt: skip
+
+
+@click.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def host(arguments: tuple[str, ...]) -> None:
+    """Run the host daemon in the foreground."""
+    os.execv(sys.executable, _daemon_command(arguments))  # noqa: S606 - the daemon takes this process's place
+
+
+@click.command()
+@click.argument("processes", nargs=-1)
+@click.option("--state-dir", type=click.Path(path_type=Path), default=STATE_DIR, show_default=True,
+              help="Identity, certificates, etcd's data, logs.")  # fmt: skip
+@run_dir_option
+@click.option("--docker", help="The Docker engine's socket.  [default: unix:///var/run/docker.sock]")
+@click.option("--name", help="The node's name.  [default: the hostname]")
+@click.option("--etcd-port", type=int, help="Where a new cluster's etcd serves clients.  [default: 2379]")
+@click.option("--etcd-peer-port", type=int, help="Where a new cluster's etcd serves other members.  [default: 2380]")
+def up(processes: tuple[str, ...], state_dir: Path, run_dir: Path, **options: str | int | None) -> None:
+    """Start Shoal on this host and wait until it is ready.
+
+    With PROCESSES, start those that `shoal down PROCESS` stopped. Where systemd runs and knows shoal.service, that
+    is started; elsewhere the daemon runs in the background.
+    """
+    if processes:
+        for name in processes:
+            _call(run_dir, "POST", f"/processes/{name}/start")
+    elif _status(run_dir) is None:
+        arguments = [f"--{name.replace('_', '-')}={value}" for name, value in options.items() if value is not None]
+        _start(state_dir, run_dir, arguments)
+    report = _wait_until_settled(run_dir)
+    _show_up(report)
+    if report["problems"]:
+        sys.exit(1)
+    if report["identity"] is not None and not report["settled"]:
+        sys.exit(TIMED_OUT)
+
+
+@click.command()
+@click.option("--advertise-addr", default="", help="This host's address for others, or an interface of it.")
+@run_dir_option
+def init(advertise_addr: str, run_dir: Path) -> None:
+    """Make this host the first of a new swarm."""
+    if _status(run_dir) is None:
+        raise UnavailableError(f"no host daemon answers on {run_dir}/host.sock: start it with `shoal up`")
+    identity = _call(run_dir, "POST", "/init", {"advertiseAddr": advertise_addr})
+    report = _wait_until_settled(run_dir)
+    click.echo(
+        f"Swarm initialised: node {identity['name']} ({identity['node']}) at {identity['advertiseAddr']} is a manager."
+    )
+    if not report["settled"]:
+        _show_up(report)
+        sys.exit(TIMED_OUT)
+
+
+@click.command()
+@run_dir_option
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def status(run_dir: Path, output: str) -> None:
+    """Show what Shoal runs on this host."""
+    report = _status(run_dir)
+    if report is None:
+        raise UnavailableError(f"Shoal is not running on this host (nobody answers on {run_dir}/host.sock): `shoal up`")
+    if output == "json":
+        click.echo(json.dumps(report, indent=2))
+    else:
+        _show(report)
+    if report["problems"] or (report["identity"] is not None and not report["settled"]):
+        sys.exit(1)
+
+
+@click.command()
+@click.argument("processes", nargs=-1)
+@run_dir_option
+def down(processes: tuple[str, ...], run_dir: Path) -> None:
+    """Stop Shoal on this host; containers go on.
+
+    With PROCESSES, stop only those, until `shoal up PROCESS` or the daemon's next start.
+    """
+    for name in processes:
+        _call(run_dir, "POST", f"/processes/{name}/stop")
+    if processes:
+        return
+    if _status(run_dir) is None:
+        click.echo("Shoal is not running.")
+        return
+    pid = int(_call(run_dir, "POST", "/stop")["pid"])
+    deadline = time.monotonic() + STOP_WITHIN_S
+    while _is_running(pid):
+        if time.monotonic() > deadline:
+            click.echo(
+                f"shoal: the host daemon (process {pid}) is still stopping after {STOP_WITHIN_S:.0f} s", err=True
+            )
+            sys.exit(TIMED_OUT)
+        time.sleep(LOOK_EVERY_S)
+    click.echo("Shoal is stopped; containers go on.")
+
+
+def _daemon_command(arguments: Iterable[str]) -> list[str]:
+    return [sys.executable, "-P", "-m", "shoal.host", *arguments]
+
+
+def _start(state_dir: Path, run_dir: Path, arguments: list[str]) -> None:
+    """Start the daemon by systemd where that knows the unit, else in the background."""
+    if not arguments and (state_dir, run_dir) == (STATE_DIR, RUN_DIR) and _has_unit():
+        started = subprocess.run(["systemctl", "start", UNIT], capture_output=True, check=False, text=True)
+        if started.returncode != 0:
+            raise TerminalError(f"{started.stderr.strip()}; `journalctl -u {UNIT} -n 20` tells more")
+        return
+    command = _daemon_command([f"--state-dir={state_dir}", f"--run-dir={run_dir}", *arguments])
+    log = state_dir / "logs" / "host.log"
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        output = log.open("ab")
+    except OSError as error:
+        raise TerminalError(
+            f"the state directory {state_dir} is not writable ({error.strerror}): run as root, "
+            "or choose another with --state-dir"
+        ) from error
+    with output:
+        said_from = output.tell()
+        daemon = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )
+    while _status(run_dir) is None:
+        if daemon.poll() is not None:
+            said = log.read_bytes()[said_from:].decode(errors="replace").strip()
+            raise TerminalError(said.removeprefix("shoal: ") or f"the host daemon ended at once; see {log}")
+        time.sleep(LOOK_EVERY_S / 4)
+
+
+def _has_unit() -> bool:
+    """Is systemd running here, with our unit?"""
+    if not Path("/run/systemd/system").is_dir():
+        return False
+    return subprocess.run(["systemctl", "cat", UNIT], capture_output=True, check=False).returncode == 0
+
+
+def _wait_until_settled(run_dir: Path) -> dict[str, Any]:
+    """Wait until every process is up, or there is nothing to wait for; return the last report."""
+    deadline = time.monotonic() + UP_WITHIN_S
+    while True:
+        report = _status(run_dir)
+        over = time.monotonic() > deadline
+        if report is not None and (over or report["settled"] or report["identity"] is None or report["problems"]):
+            return report
+        if over:
+            raise UnavailableError(f"the host daemon does not answer on {run_dir}/host.sock")
+        time.sleep(LOOK_EVERY_S)
+
+
+def _show_up(report: dict[str, Any]) -> None:
+    for problem in report["problems"]:
+        click.echo(f"shoal: {problem}", err=True)
+    if report["identity"] is None:
+        click.echo("Shoal is running. This host belongs to no swarm yet: `shoal init` begins one.")
+    elif report["settled"]:
+        click.echo(f"Shoal is running: node {report['name']}, {len(report['processes'])} processes.")
+    else:
+        for process in report["processes"]:
+            if process["state"] not in ("ready", "stopped"):
+                click.echo(f"shoal: {process['name']} is {_state(process)}; see {_log(report, process)}", err=True)
+
+
+def _show(report: dict[str, Any]) -> None:
+    identity = report["identity"]
+    if identity is None:
+        click.echo(f"Host {report['name']} belongs to no swarm: `shoal init` begins one.")
+    else:
+        click.echo(
+            f"Node     {report['name']} ({identity['node']}), {identity['role']}, at {identity['advertiseAddr']}"
+        )
+        click.echo(f"State    {report['nodeState'] or 'unknown: the API server does not answer'}")
+        click.echo(f"Cluster  {identity['cluster']}")
+    click.echo(f"Daemon   process {report['pid']}, version {report['version']}, logs in {report['logs']}")
+    for problem in report["problems"]:
+        click.echo(f"Problem  {problem}")
+    if report["processes"]:
+        click.echo()
+        Console(soft_wrap=True, highlight=False).print(_process_table(report["processes"]))
+
+
+def _process_table(processes: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("PROCESS", "STATE", "PID", "UP", "RESTARTS", "LAST END"):
+        table.add_column(column, no_wrap=True)
+    now = datetime.now(UTC)
+    for process in processes:
+        started = process["startedAt"]
+        age = _span((now - datetime.fromisoformat(started)).total_seconds()) if started else "-"
+        pid = str(process["pid"] or "-")
+        table.add_row(process["name"], _state(process), pid, age, str(process["restarts"]), process["lastEnd"])
+    return table
+
+
+def _state(process: dict[str, Any]) -> str:
+    if process["state"] == "ready" and not process["healthy"]:
+        return "not answering"
+    if process["waitsFor"]:
+        return f"waiting for {', '.join(process['waitsFor'])}"
+    return str(process["state"])
+
+
+def _log(report: dict[str, Any], process: dict[str, Any]) -> str:
+    return f"{report['logs']}/{process['name']}.log"
+
+
+def _span(seconds: float) -> str:
+    """Spell a time span by its largest unit: 42s, 3m, 5h, 2d."""
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= length:
+            return f"{int(seconds // length)}{unit}"
+    return f"{max(0, int(seconds))}s"
+
+
+def _is_running(pid: int) -> bool:
+    """Zombies do not count: their parent is slow, but they are gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def _status(run_dir: Path) -> dict[str, Any] | None:
+    """Return the daemon's report, None if there is no daemon."""
+    try:
+        return _call(run_dir, "GET", "/status")
+    except UnavailableError:
+        return None
+
+
+def _call(run_dir: Path, method: str, path: str, body: object = None) -> dict[str, Any]:
+    """Ask the host daemon. Its refusals come back as the errors they were; UnavailableError if nobody answers."""
+    return anyio.run(_ask, run_dir / "host.sock", method, path, body)
+
+
+async def _ask(socket: Path, method: str, path: str, body: object) -> dict[str, Any]:
+    timeout = aiohttp.ClientTimeout(total=ANSWER_WITHIN_S)
+    try:
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(socket)), timeout=timeout) as session,
+            session.request(method, f"http://localhost{path}", json=body) as answer,
+        ):
+            found: dict[str, Any] = await answer.json()
+            if answer.status >= 400:
+                raise _ERRORS.get(found.get("reason", ""), TerminalError)(found.get("message", f"HTTP {answer.status}"))
+            return found
+    except PermissionError as error:
+        raise TerminalError(f"{socket} is for root and the group docker: try with sudo") from error
+    except aiohttp.ClientConnectorError as error:
+        if isinstance(error.os_error, PermissionError):
+            raise TerminalError(f"{socket} is for root and the group docker: try with sudo") from error
+        raise UnavailableError(f"the host daemon does not answer on {socket}: {error.strerror}") from error
+    except (OSError, TimeoutError, aiohttp.ClientError) as error:
+        raise UnavailableError(f"the host daemon does not answer on {socket}: {error or 'no answer'}") from error
