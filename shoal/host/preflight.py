@@ -77,7 +77,7 @@ async def need_engine(docker: str) -> None:
                     f"the Docker engine at {docker} answered with HTTP {answer.status}; look at its log"
                 )
     except (OSError, TimeoutError, aiohttp.ClientError) as error:
-        reason = str(error) or f"no answer within {ENGINE_WAIT_S:.0f} s"
+        reason = getattr(error, "strerror", "") or str(error) or f"no answer within {ENGINE_WAIT_S:.0f} s"
         remedy = START_ENGINE if shutil.which("dockerd") else INSTALL_ENGINE
         raise TerminalError(f"the Docker engine at {docker} does not answer ({reason}): {remedy}") from error
 
