@@ -160,7 +160,8 @@ def _start(state_dir: Path, run_dir: Path, arguments: list[str]) -> None:
     command = _daemon_command([f"--state-dir={state_dir}", f"--run-dir={run_dir}", *arguments])
     log = state_dir / "logs" / "host.log"
     try:
-        log.parent.mkdir(parents=True, exist_ok=True)
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        log.parent.mkdir(exist_ok=True)
         output = log.open("ab")
     except OSError as error:
         raise TerminalError(

@@ -39,7 +39,7 @@ def host(
     """
     paths = Paths(state_dir.absolute(), run_dir.absolute())
     options = Options(paths, docker, name, etcd_port, etcd_peer_port, echoes=sys.stderr.isatty())
-    preflight.need_folder(paths.state_dir, "state directory", "--state-dir")
+    preflight.need_folder(paths.state_dir, "state directory", "--state-dir", 0o700)
     preflight.need_folder(paths.run_dir, "run directory", "--run-dir")
     with only_one(paths.lock):
         anyio.run(_run, options)

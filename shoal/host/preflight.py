@@ -32,10 +32,10 @@ def need_programs(names: Iterable[str] = ("etcd", "nft"), find: Callable[[str], 
         raise TerminalError(f"{' and '.join(missing)} not found: install with `apt-get install {install}`, then retry")
 
 
-def need_folder(folder: Path, what: str, option: str) -> None:
-    """Create a folder; TerminalError if it cannot be made or written to."""
+def need_folder(folder: Path, what: str, option: str, mode: int = 0o755) -> None:
+    """Create a folder if it is missing; TerminalError if it cannot be made or written to."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=mode, parents=True, exist_ok=True)
         probe = folder / f".probe.{os.getpid()}"
         probe.touch()
         probe.unlink()

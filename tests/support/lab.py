@@ -102,13 +102,10 @@ class Host:
             "REGISTRY": REGISTRY, "CGROUP": self._cgroup, "PATH": os.environ["PATH"], "HOME": "/root",
         }  # fmt: skip
         spaces = ["--net", "--mount", "--uts", "--ipc", "--pid", "--mount-proc", "--propagation", "private"]
-        self.lab.spawn(
-            self.name, ["unshare", "--fork", "--kill-child", *spaces, "bash", "-c", _INIT_SCRIPT], environment
-        )
+        command = ["unshare", "--fork", "--kill-child", *spaces, "bash", "-c", _INIT_SCRIPT]
+        self.lab.spawn(self.name, command, environment)
         self._plug()
-        within(
-            START_WITHIN_S, lambda: self.run("docker", "version").code == 0, f"the engine of {self.name}", self._said
-        )
+        self._wait_for_engine()
 
     def off(self) -> None:
         """Cut the power: every process of the host ends at once."""
@@ -128,7 +125,8 @@ class Host:
         entered = self.enter(*command)
         done = subprocess.run(
             entered, input=stdin, stdin=None if stdin is not None else subprocess.DEVNULL, capture_output=True,
-            text=True, errors="replace", timeout=within_s, cwd=REPOSITORY, env=self._environment(environment), check=False,
+            text=True, errors="replace", timeout=within_s, check=False, cwd=REPOSITORY,
+            env=self._environment(environment),
         )  # fmt: skip
         return Output(shlex.join(command), done.returncode, done.stdout, done.stderr)
 
@@ -195,7 +193,7 @@ class Host:
 
     def start_engine(self) -> None:
         self.run("rm", "-f", "/run/dockerd.stay-down").ok()
-        within(START_WITHIN_S, lambda: self.run("docker", "version").code == 0, "the engine", self._said)
+        self._wait_for_engine()
 
     def up(self, *options: str) -> None:
         """Start Shoal, and make the host the first of a swarm if it is in none."""
@@ -230,6 +228,9 @@ class Host:
     def _environment(self, extra: dict[str, str]) -> dict[str, str]:
         kept = {name: os.environ[name] for name in ("PATH", "LANG", "TERM", "HOME") if name in os.environ}
         return {**kept, "PYTHONPATH": str(REPOSITORY), **extra}
+
+    def _wait_for_engine(self) -> None:
+        within(START_WITHIN_S, lambda: self.run("docker", "version").code == 0, "the engine", self._said)
 
     def _said(self) -> str:
         path = self.directory / "dockerd.log"
