@@ -8,18 +8,19 @@ etcd's progress notifications never move its position, is told at `_Follower`.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from itertools import groupby
-from math import ceil
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import anyio
+import anyio.lowlevel
 import structlog
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
@@ -177,7 +178,7 @@ class EtcdStore:
             failure=[_look(compare) for compare in txn.compares],
         )
         endpoint = self._pick()
-        with self._translated(endpoint):
+        async with self._translated(endpoint):
             answer = await endpoint.kv.Txn(request, timeout=CALL_S)
         if not answer.succeeded:
             raise _conflict(txn.compares, [found.response_range.kvs for found in answer.responses])
@@ -194,7 +195,7 @@ class EtcdStore:
                 tasks.cancel_scope.cancel()
 
     async def lease_grant(self, ttl_s: float) -> int:
-        request = rpc_pb2.LeaseGrantRequest(TTL=max(1, ceil(ttl_s)))
+        request = rpc_pb2.LeaseGrantRequest(TTL=max(1, math.ceil(ttl_s)))
         answer = await self._read(lambda each: each.lease.LeaseGrant(request, timeout=CALL_S))
         lease: int = answer.ID
         return lease
@@ -250,7 +251,7 @@ class EtcdStore:
             endpoint = self._pick()
             tries -= 1
             try:
-                with self._translated(endpoint):
+                async with self._translated(endpoint):
                     answer = await call(endpoint)
             except UnavailableError:
                 if tries <= 0:
@@ -277,8 +278,8 @@ class EtcdStore:
         if self._endpoints and self._endpoints[self._current % len(self._endpoints)] is endpoint:
             self._current += 1
 
-    @contextmanager
-    def _translated(self, endpoint: _Endpoint) -> Iterator[None]:
+    @asynccontextmanager
+    async def _translated(self, endpoint: _Endpoint) -> AsyncIterator[None]:
         """Turn gRPC's errors into ours, and leave an endpoint that does not answer."""
         try:
             yield
@@ -289,6 +290,10 @@ class EtcdStore:
             raise translated from error
         except (grpc.aio.UsageError, asyncio.InvalidStateError) as error:
             raise UnavailableError("the store was closed during a call") from error
+        except asyncio.CancelledError:
+            # gRPC raises a cancellation of its own in place of anyio's, whose scopes would not know it for theirs.
+            await anyio.lowlevel.checkpoint_if_cancelled()
+            raise
 
 
 class _Endpoint:
@@ -334,6 +339,8 @@ class _Follower:
         self._store, self._prefix, self._deliver = store, prefix, deliver
         self._position, self._cluster = since, store.cluster
         self._failures = 0
+        self._waits_since = math.inf
+        """Since when etcd owes a response, by anyio's clock; inf while it is the reader who is slow."""
 
     async def run(self) -> None:
         async with self._deliver:
@@ -358,13 +365,29 @@ class _Follower:
     async def _follow(self, endpoint: _Endpoint) -> None:
         call = endpoint.watch.Watch(metadata=_HAS_LEADER)
         try:
-            with _without_group(), _broken():
+            with _broken(), _without_group():
+                self._waits_since = anyio.current_time()
                 async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._guard, call)
                     await call.write(self._request())
                     tasks.start_soon(_probe, call)
                     await self._read(call)
+        except asyncio.CancelledError:
+            await anyio.lowlevel.checkpoint_if_cancelled()
+            raise _BrokenError(f"etcd was silent for {SILENCE_S:g} s") from None  # it was the guard
         finally:
             call.cancel()
+
+    async def _guard(self, call: Any) -> None:
+        """End the call once it is silent for too long.
+
+        A time limit around the read would do the same, were it not that gRPC and anyio cannot agree on cancellation.
+        """
+        while True:
+            await anyio.sleep(PROBE_S / 4)
+            if anyio.current_time() - self._waits_since > SILENCE_S:
+                call.cancel()
+                return
 
     def _request(self) -> Any:
         start, end = watched_range(self._prefix)
@@ -377,8 +400,9 @@ class _Follower:
 
     async def _read(self, call: Any) -> None:
         while True:
-            with anyio.fail_after(SILENCE_S):
-                response = await call.read()
+            self._waits_since = anyio.current_time()
+            response = await call.read()
+            self._waits_since = math.inf
             if response is grpc.aio.EOF:
                 raise _BrokenError("etcd ended the stream")
             await self._check(response)
@@ -451,6 +475,10 @@ async def _probe(call: Any) -> None:
             await call.write(request)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             return
+        except asyncio.CancelledError:
+            if call.cancelled():  # gRPC's word for a call that its reader gave up: nobody cancels this task
+                return
+            raise
 
 
 async def _renew(endpoint: _Endpoint, lease: int) -> Any:
@@ -475,8 +503,6 @@ def _broken() -> Iterator[None]:
         if isinstance(_translate(error, ""), _TooLargeError):
             raise ExpiredError(f"what a watch missed is larger than {MESSAGE_BYTES} bytes") from error
         raise _BrokenError(error.details() or error.code().name) from error
-    except TimeoutError as error:
-        raise _BrokenError(f"etcd was silent for {SILENCE_S:g} s") from error
     except (grpc.aio.UsageError, asyncio.InvalidStateError) as error:
         raise _BrokenError(str(error)) from error
 

@@ -22,12 +22,12 @@ class EtcdProcess:
 
     def __init__(self, directory: Path, tls: TlsFiles | None = None) -> None:
         self.directory, self.tls = directory, tls
-        self._client, self._peer, self._metrics = free_ports(3)
+        self.port, self._peer, self._metrics = free_ports(3)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self._client}"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
 
     @property
     def pid(self) -> int:
