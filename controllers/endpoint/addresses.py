@@ -18,6 +18,7 @@ from shoal.api.objects import Attachment, AttachmentSpec, Claim, Network, Node, 
 from shoal.api.states import TaskState
 from shoal.machinery.controller import Action, Create, Plan, Remove, Replace, Step, still_exists
 from shoal.rules.addresses import free_addresses, lowest_free, mac_of, with_mask, without_mask
+from shoal.rules.networks import PREDEFINED
 from shoal.rules.ports import needs_ingress
 
 LAST_NODE_NUMBER = 65535
@@ -130,11 +131,12 @@ def _networks_of(task: Task, supply: _Supply) -> tuple[list[Network], str]:
             return [], "ingress"
         wanted.append(supply.ingress)
     for use in task.spec.template.networks:
+        if use.name in PREDEFINED:
+            continue
         network = supply.by_uid.get(use.uid) if use.uid else supply.by_name.get(use.name)
         if network is None:
             return [], use.name
-        if network.spec.driver == "overlay" and not network.spec.predefined:
-            wanted.append(network)
+        wanted.append(network)
     return wanted, ""
 
 
