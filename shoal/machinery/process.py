@@ -24,7 +24,7 @@ import structlog
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from shoal.api.errors import ShoalError
+from shoal.api.errors import InvalidError, ShoalError
 from shoal.machinery.etcd import EtcdStore, Tls
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -143,8 +143,10 @@ def run_process(name: str, serve: Callable[[Health], Awaitable[None]], options: 
         if known is None:
             _log.exception("process_failed", error=str(error))
             return 1
-        _log.error("process_ended", error=str(known))
-        click.echo(str(known), err=True)
+        if isinstance(known, InvalidError):
+            click.echo(str(known), err=True)  # what a person typed
+        else:
+            _log.error("process_ended", error=str(known))
         return known.exit_code
     return 0
 
