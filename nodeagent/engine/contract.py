@@ -127,7 +127,7 @@ class Engine(Protocol):
     async def inspect(self, container: str) -> Container | None:
         """Look at one container, by id or name; None if there is none."""
 
-    async def list(self, labels: Mapping[str, str]) -> tuple[Summary, ...]:
+    async def containers(self, labels: Mapping[str, str]) -> tuple[Summary, ...]:
         """Every container, dead ones too, that carries all these labels. One call to the engine."""
 
     def logs(
