@@ -52,9 +52,10 @@ class Assignments(Struct, frozen=True):
         return Assignments({keys.key_of(obj): obj for obj in objects}, revision, synced=True)
 
     def changed(self, put: Iterable[Object], deleted: Iterable[str], revision: int) -> Assignments:
-        """After an increment; a revision seen before changes nothing back."""
-        objects = dict(self.objects)
-        for key in deleted:
-            objects.pop(key, None)
-        objects.update({keys.key_of(obj): obj for obj in put})
+        """After an increment, or a bookmark (nothing put, nothing deleted)."""
+        new = {keys.key_of(obj): obj for obj in put}
+        gone = set(deleted)
+        objects = self.objects
+        if new or gone:
+            objects = {**{key: obj for key, obj in objects.items() if key not in gone}, **new}
         return Assignments(objects, max(revision, self.revision), synced=self.synced)

@@ -23,7 +23,7 @@ class ContainerNetwork(Struct, frozen=True):
     """How a task's container is wired.
 
     `endpoints[0]` is where it is created, the others are joined before it starts; none = the engine's default
-    bridge. `mode` "host" or "none" stands alone. The name servers are those of Shoal; they come after the task's own.
+    bridge. `mode` "host" or "none" stands alone. The name servers are those of Shoal; they come before the task's own.
     """
 
     endpoints: tuple[NetworkEndpoint, ...] = ()

@@ -171,9 +171,7 @@ class FakeEngine:
         return Stats(cpu=0.01 if made.now.is_alive else 0.0, memory=1 << 20, memory_limit=self.description.memory)
 
     @asynccontextmanager
-    async def events(
-        self, labels: Mapping[str, str], since_ns: int = 0
-    ) -> AsyncIterator[AsyncIterator[EngineEvent]]:
+    async def events(self, labels: Mapping[str, str], since_ns: int = 0) -> AsyncIterator[AsyncIterator[EngineEvent]]:
         self._enter("events")
         begin = next((at for at, event in enumerate(self._events) if since_ns and event.time_ns >= since_ns), None)
         yield self._happenings(labels, len(self._events) if begin is None else begin)

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from docker import APIClient
+from docker.errors import DockerException
 
 IMAGE = "shoal-test:1"
 _PR_SET_PDEATHSIG = 1
@@ -105,7 +106,7 @@ class PrivateEngine:
                 raise AssertionError(f"dockerd ended:\n{(self.root / 'dockerd.log').read_text()[-3000:]}")
             try:
                 self.client().close()
-            except Exception:
+            except (DockerException, OSError):
                 if time.monotonic() > deadline:
                     raise AssertionError((self.root / "dockerd.log").read_text()[-3000:]) from None
                 time.sleep(0.05)

@@ -1,0 +1,253 @@
+"""The agent: what the managers assign, the engine has and the network says, brought together.
+
+    API server ──assignments──► Agent ──► network.program ──► "applied"
+         ▲                        └─────► Crew, a Worker per task ──► engine
+         └──────statuses, beats── Reporter ◄──┘
+
+While managers are away the stored assignments serve names and rules only; while the engine is away nothing is known
+of the containers, and nothing is said of them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+import structlog
+from anyio import CapacityLimiter, to_thread
+from anyio.abc import TaskGroup
+
+from nodeagent import memory
+from nodeagent.answers import Answers
+from nodeagent.assignments import Assignments
+from nodeagent.client import ApiClient, Message
+from nodeagent.engine.contract import Engine
+from nodeagent.ports import NetworkPort
+from nodeagent.reporter import Reporter
+from nodeagent.tasks.container import NODE_LABEL, Identity
+from nodeagent.tasks.crew import Crew
+from nodeagent.tasks.images import Images
+from nodeagent.tasks.worker import Tools
+from shoal.api.errors import DataplaneError, EngineError, ForbiddenError, NotFoundError, UnavailableError
+from shoal.api.objects import Task
+from shoal.machinery.clock import Clock
+
+RELIST_S: Final = 10.0
+"""Seconds between two listings of the engine's containers; events are only hints."""
+
+DESCRIBE_EVERY: Final = 3
+"""Listings between two looks at the engine's description."""
+
+RETRY_FIRST_S: Final = 0.1
+RETRY_MOST_S: Final = 1.0
+"""Waits between tries to reach a server or the engine; jittered, so that many agents do not come at once."""
+
+SAVE_EVERY_S: Final = 1.0
+"""Assignments are stored at most so often."""
+
+MAKING: Final = 8
+STARTING: Final = 8
+"""Containers made and started at once."""
+
+log = structlog.get_logger()
+
+
+class Agent:
+    def __init__(
+        self,
+        *,
+        node_uid: str,
+        engine: Engine,
+        network: NetworkPort,
+        api: ApiClient,
+        clock: Clock,
+        state_dir: Path,
+        address: str = "",
+    ) -> None:
+        self._node_uid, self._engine, self._network, self._api, self._clock = node_uid, engine, network, api, clock
+        self._folder = state_dir / "agent"
+        self._reporter = Reporter(api, clock, address)
+        self._crew = Crew(
+            Tools(
+                engine=engine,
+                network=network,
+                images=Images(engine),
+                clock=clock,
+                identity=Identity("", node_uid),
+                report=self._reporter.status,
+                making=CapacityLimiter(MAKING),
+                starting=CapacityLimiter(STARTING),
+            )
+        )
+        self._answers = Answers(api, self._crew, node_uid)
+        self._assignments = Assignments()
+        self._incarnation = ""
+        self._changed = anyio.Event()
+        self._to_save = anyio.Event()
+        self._engine_trouble = "the engine has not been reached yet"
+        self._manager_trouble = "no API server has been reached yet"
+
+    def troubles(self) -> list[str]:
+        """What keeps the agent from its work, in sentences; none = all is well."""
+        return [trouble for trouble in (self._engine_trouble, self._manager_trouble) if trouble]
+
+    async def run(self) -> None:
+        """Work until cancelled; containers are left as they are."""
+        self._adopt(await to_thread.run_sync(memory.load, self._folder))
+        async with anyio.create_task_group() as group:
+            self._crew.start(group)
+            group.start_soon(self._reporter.run)
+            group.start_soon(self._program)
+            group.start_soon(self._save)
+            group.start_soon(self._watch_engine)
+            await self._follow_managers(group)
+
+    async def _follow_managers(self, group: TaskGroup) -> None:
+        tries = 0
+        while True:
+            try:
+                async with self._api.assignments() as messages:
+                    async for message in messages:
+                        tries = 0
+                        self._take(message, group)
+            except (UnavailableError, NotFoundError, ForbiddenError) as error:
+                if not self._manager_trouble:
+                    log.warning("managers_lost", reason=str(error))
+                self._manager_trouble = str(error)
+                self._api.next_server()
+            await self._clock.sleep(_jittered(tries))
+            tries += 1
+
+    def _take(self, message: Message, group: TaskGroup) -> None:
+        raw = message.raw
+        match message.type:
+            case "hello":
+                self._greet(raw.get("managers") or (), str(raw.get("incarnation", "")))
+            case "complete":
+                self._take_complete(message)
+            case "update":
+                deleted = raw.get("delete") or ()
+                self._adopt(self._assignments.changed(message.objects("put"), deleted, message.revision))
+                self._forget(deleted)
+            case "bookmark":
+                self._adopt(self._assignments.changed((), (), message.revision))
+            case "request":
+                params: Mapping[str, Any] = raw.get("params") or {}
+                group.start_soon(self._answers.answer, str(raw["id"]), str(raw["method"]), params)
+            case "cancel":
+                self._answers.cancel(str(raw["id"]))
+            case other:
+                log.debug("message_ignored", type=other)
+
+    def _greet(self, managers: Sequence[str], incarnation: str) -> None:
+        self._api.offer([url for url in managers if isinstance(url, str) and "://" in url])
+        if incarnation != self._incarnation:
+            self._incarnation = incarnation
+            self._assignments = Assignments(self._assignments.objects, 0, synced=self._assignments.synced)
+
+    def _take_complete(self, message: Message) -> None:
+        """A server that is behind what another one has told is not believed: it would bring old tasks back."""
+        if self._assignments.synced and message.revision < self._assignments.revision:
+            raise UnavailableError(
+                f"the API server is at revision {message.revision}, behind {self._assignments.revision}"
+            )
+        assignments = Assignments().replaced(message.objects("objects"), message.revision)
+        if self._manager_trouble:
+            log.info("managers_reached", revision=message.revision, tasks=len(assignments.tasks(self._node_uid)))
+        self._manager_trouble = ""
+        self._reporter.greeted({task.metadata.name: task for task in assignments.of(Task).values()})
+        self._adopt(assignments)
+
+    def _adopt(self, assignments: Assignments) -> None:
+        is_new = assignments.objects is not self._assignments.objects
+        self._assignments = assignments
+        cluster = assignments.cluster()
+        if cluster is not None:
+            self._crew.tools.identity = Identity(cluster.metadata.uid, self._node_uid)
+        self._crew.assign(assignments)
+        self._changed.set()
+        if is_new and assignments.synced:
+            self._to_save.set()
+
+    def _forget(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            if key.startswith("/shoal/tasks/"):
+                self._reporter.forget(key.rpartition("/")[2])
+
+    async def _program(self) -> None:
+        """Bring the network to the newest assignments, again and again; say how far it is."""
+        tries = 0
+        while True:
+            await self._changed.wait()
+            self._changed = anyio.Event()
+            target = self._assignments
+            try:
+                await self._network.program(target)
+            except (EngineError, DataplaneError) as error:
+                log.warning("network_not_programmed", revision=target.revision, reason=str(error))
+                self._changed.set()
+                tries += 1
+                await self._clock.sleep(_jittered(tries))
+            else:
+                tries = 0
+                if target.synced:
+                    self._reporter.applied(target.revision)
+
+    async def _save(self) -> None:
+        while True:
+            await self._to_save.wait()
+            self._to_save = anyio.Event()
+            try:
+                await to_thread.run_sync(memory.save, self._folder, self._assignments)
+            except OSError as error:
+                log.error("assignments_not_stored", folder=str(self._folder), reason=str(error))
+            await self._clock.sleep(SAVE_EVERY_S)
+
+    async def _watch_engine(self) -> None:
+        """Keep the listing and the description true; unreachable is unknown, not dead."""
+        tries = 0
+        while True:
+            try:
+                await self._follow_engine()
+            except* EngineError as group:
+                error = group.exceptions[0]
+                if str(error) != self._engine_trouble:
+                    log.error("engine_lost", reason=str(error), hint="is the Docker engine running?")
+                tries = tries + 1 if self._engine_trouble else 0
+                self._engine_trouble = str(error)
+            await self._clock.sleep(_jittered(tries))
+
+    async def _follow_engine(self) -> None:
+        """Subscribe first, then list: nothing that happens between the two is missed."""
+        async with self._engine.events({NODE_LABEL: self._node_uid}) as events, anyio.create_task_group() as group:
+            group.start_soon(self._relist)
+            async for event in events:
+                self._crew.hint(event)
+
+    async def _relist(self) -> None:
+        turn = 0
+        while True:
+            if turn % DESCRIBE_EVERY == 0:
+                self._reporter.describe(await self._engine.describe())
+            self._crew.listed(await self._engine.containers({NODE_LABEL: self._node_uid}))
+            if self._engine_trouble:
+                log.info("engine_reached")
+            self._engine_trouble = ""
+            if self._assignments.synced and turn:
+                await self._clean_up()
+            await self._clock.sleep(RELIST_S)
+            turn += 1
+
+    async def _clean_up(self) -> None:
+        try:
+            await self._network.cleanup()
+        except (EngineError, DataplaneError) as error:
+            log.warning("networks_not_cleaned", reason=str(error))
+
+
+def _jittered(tries: int) -> float:
+    longest = min(RETRY_MOST_S, RETRY_FIRST_S * 2.0 ** min(tries, 10))
+    return longest * random.uniform(0.5, 1.0)  # noqa: S311 -- spreads load only

@@ -1,0 +1,167 @@
+"""The agent's side of the API server's protocol: a stream of assignments in, statuses and answers out.
+
+Any API server will do; one that does not answer is passed over for the next.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, Final, Self
+
+import aiohttp
+import msgspec
+
+from shoal.api import codec
+from shoal.api.errors import ForbiddenError, NotFoundError, UnavailableError
+from shoal.api.objects import KINDS, NodeDescription, Object, TaskStatus
+from shoal.api.units import Duration
+
+SILENCE_S: Final = 30.0
+"""A stream without even a bookmark for so long is dead."""
+
+REPORT_S: Final = 10.0
+"""A report that is not acknowledged within this is sent again."""
+
+
+class Report(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """What goes to `…/status`; an empty one is a heartbeat."""
+
+    tasks: dict[str, TaskStatus] = {}
+    applied: int | None = None
+    description: NodeDescription | None = None
+    address: str = ""
+
+
+class Receipt(msgspec.Struct, frozen=True, rename="camel"):
+    """The server's answer: its heartbeat period, and the tasks whose status it did not take, with the reason."""
+
+    heartbeat_period: str = ""
+    refused: dict[str, str] = {}
+
+    def period_s(self) -> float | None:
+        return Duration.parse(self.heartbeat_period).seconds if self.heartbeat_period else None
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One line of the stream, as it came; `objects` reads the objects in it."""
+
+    type: str
+    raw: Mapping[str, Any]
+
+    @property
+    def revision(self) -> int:
+        return int(self.raw.get("revision", 0))
+
+    def objects(self, field: str) -> list[Object]:
+        return [obj for raw in self.raw.get(field) or () if (obj := read_object(raw)) is not None]
+
+
+def read_object(raw: Mapping[str, Any]) -> Object | None:
+    """Read an object as the API shows it; None for a kind this code does not know."""
+    kind = KINDS.get(str(raw.get("kind")))
+    if kind is None:
+        return None
+    version = int((raw.get("metadata") or {}).get("resourceVersion") or 0)
+    return codec.decode(kind, msgspec.json.encode(raw), version)
+
+
+class ApiClient:
+    """`urls`: unix:///path or https://host:port, tried in turn. Use as a context manager, inside the event loop."""
+
+    def __init__(self, urls: Sequence[str], node_uid: str, tls: ssl.SSLContext | None = None) -> None:
+        self._urls, self._node_uid, self._tls = list(urls), node_uid, tls
+        self._at = 0
+        self._sessions: dict[str, aiohttp.ClientSession] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for session in self._sessions.values():
+            await session.close()
+
+    @asynccontextmanager
+    async def assignments(self) -> AsyncIterator[AsyncIterator[Message]]:
+        """Open the stream. UnavailableError, also from the stream itself, when the server is gone or silent."""
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=SILENCE_S)
+        async with self._call("GET", "/assignments?watch=1", timeout=timeout) as response:
+            yield self._messages(response)
+
+    async def report(self, report: Report) -> Receipt:
+        body = msgspec.json.encode(report, enc_hook=codec.enc_hook)
+        timeout = aiohttp.ClientTimeout(total=REPORT_S)
+        async with self._call("POST", "/status", data=body, timeout=timeout) as response:
+            try:
+                return msgspec.json.decode(await response.read(), type=Receipt)
+            except (aiohttp.ClientError, TimeoutError) as error:
+                raise UnavailableError(f"the answer to a report was lost: {error}") from error
+
+    async def answer(self, request_id: str, lines: AsyncIterator[Any]) -> None:
+        """Stream an answer as JSON lines; returns when they end or nobody wants more."""
+
+        async def body() -> AsyncIterator[bytes]:
+            async for line in lines:
+                yield (msgspec.json.encode(line) if line is not None else b"") + b"\n"
+
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5)
+        async with self._call("POST", f"/answers/{request_id}", data=body(), timeout=timeout):
+            pass
+
+    def next_server(self) -> None:
+        """The present one failed: go on with the next."""
+        self._at = (self._at + 1) % len(self._urls)
+
+    def offer(self, urls: Sequence[str]) -> None:
+        """Learn of more servers."""
+        self._urls += [url for url in urls if url not in self._urls]
+
+    @asynccontextmanager
+    async def _call(self, method: str, path: str, **options: Any) -> AsyncIterator[aiohttp.ClientResponse]:
+        url = self._urls[self._at % len(self._urls)]
+        base = "http://api" if url.startswith("unix://") else url
+        try:
+            async with self._session(url).request(
+                method, f"{base}/shoal/v1/nodes/{self._node_uid}{path}", **options
+            ) as response:
+                if response.status >= 400:
+                    raise await _refusal(response, url)
+                yield response
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise UnavailableError(
+                f"the API server at {url} does not answer: {error or type(error).__name__}"
+            ) from error
+
+    def _session(self, url: str) -> aiohttp.ClientSession:
+        if url not in self._sessions:
+            connector = (
+                aiohttp.UnixConnector(path=url.removeprefix("unix://"))
+                if url.startswith("unix://")
+                else aiohttp.TCPConnector(ssl=self._tls or True)
+            )
+            self._sessions[url] = aiohttp.ClientSession(connector=connector)
+        return self._sessions[url]
+
+    async def _messages(self, response: aiohttp.ClientResponse) -> AsyncIterator[Message]:
+        pending = bytearray()
+        async for chunk in response.content.iter_any():
+            pending += chunk
+            if b"\n" not in chunk:
+                continue
+            *lines, rest = bytes(pending).split(b"\n")
+            pending = bytearray(rest)
+            for line in lines:
+                if line.strip():
+                    raw = msgspec.json.decode(line)
+                    yield Message(str(raw.get("type")), raw)
+        raise UnavailableError("the API server ended the assignments stream")
+
+
+async def _refusal(response: aiohttp.ClientResponse, url: str) -> Exception:
+    text = (await response.text())[:500]
+    error = {403: ForbiddenError, 404: NotFoundError}.get(response.status, UnavailableError)
+    return error(f"the API server at {url} answered {response.status}: {text}")

@@ -1,0 +1,49 @@
+"""The last assignments on disk, without secret data: names and rules for while managers are away.
+
+Written to a temporary file and renamed, so that a crash leaves the old or the new, never half of one.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from nodeagent.assignments import Assignments
+from nodeagent.client import read_object
+from shoal.api import codec
+from shoal.api.objects import Credential, Secret
+
+_FILE: Final = "assignments.json"
+
+log = structlog.get_logger()
+
+
+def save(folder: Path, assignments: Assignments) -> None:
+    """Replace what is stored."""
+    objects = [obj for obj in assignments.objects.values() if not isinstance(obj, (Secret, Credential))]
+    document = {"revision": assignments.revision, "objects": [codec.to_builtins(obj) for obj in objects]}
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary = folder / f"{_FILE}.new"
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(msgspec.json.encode(document))
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(folder / _FILE)
+
+
+def load(folder: Path) -> Assignments:
+    """Return what was stored, not synced; nothing if there is nothing (or nothing readable)."""
+    try:
+        document: dict[str, Any] = msgspec.json.decode((folder / _FILE).read_bytes())
+        objects = [obj for raw in document["objects"] if (obj := read_object(raw)) is not None]
+        stored = Assignments().replaced(objects, int(document["revision"]))
+    except FileNotFoundError:
+        return Assignments()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        log.warning("stored_assignments_unreadable", folder=str(folder), reason=str(error))
+        return Assignments()
+    return msgspec.structs.replace(stored, synced=False)

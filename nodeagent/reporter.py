@@ -1,0 +1,129 @@
+"""What the agent has to say to the managers, until they have acknowledged it; and its heartbeat.
+
+A status is sent at once while nothing is under way; what is said meanwhile goes together, newest state per task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, Protocol
+
+import anyio
+import structlog
+
+from nodeagent.client import Receipt, Report
+from shoal.api.errors import ForbiddenError, NotFoundError, UnavailableError
+from shoal.api.objects import NodeDescription, Task, TaskStatus
+from shoal.machinery.clock import Clock, wait
+
+BEATS_PER_PERIOD: Final = 5
+"""Four lost beats in a row are noticed by nobody."""
+
+FIRST_PERIOD_S: Final = 5.0
+"""The heartbeat period until the server has said its own."""
+
+RETRY_FIRST_S: Final = 0.1
+RETRY_MOST_S: Final = 1.0
+
+MOST_TASKS: Final = 1000
+"""Statuses in one report."""
+
+log = structlog.get_logger()
+
+
+class Sink(Protocol):
+    async def report(self, report: Report) -> Receipt: ...
+
+
+class Reporter:
+    def __init__(self, sink: Sink, clock: Clock, address: str = "") -> None:
+        self._sink, self._clock = sink, clock
+        self._address = address
+        self._pending: dict[str, TaskStatus] = {}
+        self._said: dict[str, TaskStatus] = {}
+        self._applied: int | None = None
+        self._description: NodeDescription | None = None
+        self._unsent: set[str] = set()
+        self._period_s = FIRST_PERIOD_S
+        self._news = anyio.Event()
+
+    @property
+    def described(self) -> NodeDescription | None:
+        return self._description
+
+    def status(self, task: Task, status: TaskStatus) -> None:
+        """Say what a task reached; an older state never overtakes a newer one."""
+        name = task.metadata.name
+        known = self._pending.get(name) or self._said.get(name)
+        if known is None or status.state.rank >= known.state.rank:
+            self._pending[name] = self._said[name] = status
+            self._news.set()
+
+    def applied(self, revision: int) -> None:
+        """Say up to which revision the node's network is programmed."""
+        if revision != self._applied:
+            self._applied = revision
+            self._unsent.add("applied")
+            self._news.set()
+
+    def describe(self, description: NodeDescription) -> None:
+        if description != self._description:
+            self._description = description
+            self._unsent.add("description")
+            self._news.set()
+
+    def greeted(self, tasks: Mapping[str, Task]) -> None:
+        """A new connection with its complete set: say again what this server may not have heard.
+
+        `tasks` by name. What left the assignments is of interest to nobody any more.
+        """
+        for name in [name for name in self._said if name not in tasks]:
+            del self._said[name]
+        self._pending = {
+            name: said for name, said in self._said.items() if said.state.rank > tasks[name].status.state.rank
+        }
+        self._unsent |= {"applied"} if self._applied is not None else set()
+        self._unsent |= {"description"} if self._description is not None else set()
+        self._news.set()
+
+    def forget(self, name: str) -> None:
+        """A task left the assignments."""
+        self._said.pop(name, None)
+        self._pending.pop(name, None)
+
+    async def run(self) -> None:
+        """Report news at once and beat in between, for ever."""
+        retry_s = 0.0
+        while True:
+            if retry_s:
+                await self._clock.sleep(retry_s)
+            elif not (self._pending or self._unsent):
+                await wait(self._clock, self._news, self._period_s / BEATS_PER_PERIOD)
+            self._news = anyio.Event()
+            try:
+                await self._send()
+                retry_s = 0.0
+            except (UnavailableError, NotFoundError, ForbiddenError) as error:
+                retry_s = min(RETRY_MOST_S, max(RETRY_FIRST_S, retry_s * 2))
+                log.debug("report_lost", reason=str(error), retry_s=retry_s)
+
+    async def _send(self) -> None:
+        tasks = dict(list(self._pending.items())[:MOST_TASKS])
+        unsent, self._unsent = self._unsent, set()
+        report = Report(
+            tasks=tasks,
+            applied=self._applied,
+            description=self._description if "description" in unsent else None,
+            address=self._address if "description" in unsent else "",
+        )
+        try:
+            receipt = await self._sink.report(report)
+        except BaseException:
+            self._unsent |= unsent
+            raise
+        self._period_s = receipt.period_s() or self._period_s
+        for name, sent in tasks.items():
+            if self._pending.get(name) is sent:
+                del self._pending[name]
+        for name, why in receipt.refused.items():
+            log.warning("status_refused", task=name, reason=why)

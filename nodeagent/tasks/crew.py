@@ -1,0 +1,103 @@
+"""All tasks of a node: a worker for each, fed by assignments, listings and events.
+
+A worker is started only when both a synced set of assignments and a listing of the engine's containers are known:
+then everything of ours that exists is adopted, and only what is certainly unwanted goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from anyio.abc import TaskGroup
+
+from nodeagent.assignments import Assignments
+from nodeagent.engine.contract import EngineEvent, Summary
+from nodeagent.tasks.container import TASK_LABEL, is_of_task
+from nodeagent.tasks.worker import Tools, Worker
+from shoal.api.objects import Task
+
+_TELLING: Final = ("start", "die", "stop", "oom", "pause", "unpause", "restart", "destroy", "rename", "health_status")
+"""What events of a container are worth a look; a health check's own exec events are not."""
+
+
+class Crew:
+    def __init__(self, tools: Tools) -> None:
+        self.tools = tools
+        self.workers: dict[str, Worker] = {}
+        self._found: tuple[Summary, ...] | None = None
+        self._assignments = Assignments()
+        self._group: TaskGroup | None = None
+
+    def start(self, group: TaskGroup) -> None:
+        """Say where the workers run; `assign`, `listed` and `hint` may be called from then on."""
+        self._group = group
+
+    def assign(self, assignments: Assignments) -> None:
+        """Take a set of assignments; one that is not synced changes nothing."""
+        if assignments.synced:
+            self._assignments = assignments
+            self._bring_up_to_date()
+
+    def listed(self, summaries: Iterable[Summary]) -> None:
+        """Take the engine's listing of containers with our labels."""
+        self._found = tuple(summaries)
+        ours = self._ours()
+        for uid, worker in self.workers.items():
+            worker.listed(ours.get(uid))
+        self._bring_up_to_date()
+
+    def hint(self, event: EngineEvent) -> None:
+        worker = self.workers.get(event.labels.get(TASK_LABEL, ""))
+        if worker is not None and event.action.startswith(_TELLING):
+            worker.hint()
+
+    def task_named(self, name: str) -> Worker | None:
+        """The worker of a task of this name or uid that has a container."""
+        return next(
+            (
+                worker
+                for uid, worker in self.workers.items()
+                if worker.container_id and (uid == name or (worker.task and worker.task.metadata.name == name))
+            ),
+            None,
+        )
+
+    def _bring_up_to_date(self) -> None:
+        if self._found is None or not self._assignments.synced:
+            return
+        tasks, ours = self._assignments.tasks(self.tools.identity.node), self._ours()
+        for uid in sorted(ours.keys() - self.workers.keys()):
+            self._begin(uid, ours[uid])
+        self._found = ()
+        for uid, task in tasks.items():
+            self._tell(self.workers.get(uid) or self._begin(uid, None), task)
+        for uid, worker in self.workers.items():
+            if uid not in tasks:
+                worker.withdraw()
+
+    def _ours(self) -> dict[str, Summary]:
+        """The last listing's containers of this node's tasks, by task uid."""
+        by_uid = {summary.labels.get(TASK_LABEL, ""): summary for summary in self._found or ()}
+        return {
+            uid: summary
+            for uid, summary in by_uid.items()
+            if uid and is_of_task(summary.labels, summary.name, uid, self.tools.identity)
+        }
+
+    def _tell(self, worker: Worker, task: Task) -> None:
+        cluster = self._assignments.cluster()
+        log_driver = cluster.spec.log_driver if cluster is not None else None
+        worker.assign(task, self._assignments.backend_of(task), log_driver)
+
+    def _begin(self, uid: str, found: Summary | None) -> Worker:
+        assert self._group is not None
+        worker = Worker(uid, self.tools, found)
+        self.workers[uid] = worker
+        self._group.start_soon(self._work, worker, name=f"task {uid}")
+        return worker
+
+    async def _work(self, worker: Worker) -> None:
+        await worker.run()
+        if self.workers.get(worker.uid) is worker:
+            del self.workers[worker.uid]
