@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -200,6 +201,7 @@ class DockerEngine:
         with self._lock:
             if self._client is None:
                 try:
+                    _probe(self.url)
                     client = APIClient(self.url, version="auto", timeout=QUICK_S, max_pool_size=CALLS)
                 except (DockerException, OSError) as error:
                     raise EngineError(
@@ -293,6 +295,14 @@ class DockerEngine:
             raise EngineError(f"pulling {image} broke off: {error}", temporary=True) from error
         finally:
             response.close()
+
+
+def _probe(url: str) -> None:
+    """Raise OSError if nobody listens; the library would leave its own failed socket open."""
+    if url.startswith("unix://"):
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(QUICK_S)
+            probe.connect(url.removeprefix("unix://"))
 
 
 def split_reference(image: str) -> tuple[str, str]:

@@ -78,10 +78,10 @@ class Crew:
 
     def _ours(self) -> dict[str, Summary]:
         """The last listing's containers of this node's tasks, by task uid."""
-        by_uid = {summary.labels.get(TASK_LABEL, ""): summary for summary in self._found or ()}
+        found = ((summary.labels.get(TASK_LABEL, ""), summary) for summary in self._found or ())
         return {
             uid: summary
-            for uid, summary in by_uid.items()
+            for uid, summary in found
             if uid and is_of_task(summary.labels, summary.name, uid, self.tools.identity)
         }
 

@@ -212,7 +212,7 @@ class Worker:
             container=None if seen is None else ContainerStatus(seen.id, seen.pid, seen.exit_code),
             ports=seen.ports if seen is not None and seen.is_alive else (),
         )
-        (self._log.warning if err else self._log.info)("task_state_reached", state=state.value, error=err)
+        self._log.info("task_state_reached", state=state.value, **({"error": err} if err else {}))
         self.tools.report(self.task, status)
 
     async def _or_rejected(self, act: Callable[[], Awaitable[None]]) -> None:

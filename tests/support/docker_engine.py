@@ -11,6 +11,7 @@ import io
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tarfile
 import time
@@ -105,6 +106,8 @@ class PrivateEngine:
             if self.process.poll() is not None:
                 raise AssertionError(f"dockerd ended:\n{(self.root / 'dockerd.log').read_text()[-3000:]}")
             try:
+                with socket.socket(socket.AF_UNIX) as probe:
+                    probe.connect(str(self.socket))
                 self.client().close()
             except (DockerException, OSError):
                 if time.monotonic() > deadline:

@@ -1,0 +1,107 @@
+"""A crew on a fake engine and a virtual clock, and the little of managers it needs."""
+
+from __future__ import annotations
+
+import msgspec
+from anyio import CapacityLimiter
+from anyio.abc import TaskGroup
+
+from nodeagent.assignments import Assignments
+from nodeagent.engine.contract import Engine
+from nodeagent.engine.fake import FakeEngine
+from nodeagent.ports import ContainerNetwork
+from nodeagent.tasks.container import NODE_LABEL, Identity
+from nodeagent.tasks.crew import Crew
+from nodeagent.tasks.images import Images
+from nodeagent.tasks.worker import Tools
+from shoal.api.meta import Ref
+from shoal.api.objects import Backend, Object, Task, TaskStatus
+from shoal.api.states import DesiredState, TaskState
+from shoal.machinery.clock import Clock, VirtualClock
+from shoal.machinery.factories import make_cluster, make_service, make_task
+
+IMAGE = "shoal-test:1"
+NODE = Ref("n1", "n1uid")
+CLUSTER = make_cluster()
+OURS = Identity(CLUSTER.metadata.uid, NODE.uid)
+
+
+class PlainNetwork:
+    """A NetworkPort that wires nothing: every container is on the engine's default bridge."""
+
+    def __init__(self) -> None:
+        self.programmed: list[Assignments] = []
+
+    async def prepare(self, task: Task) -> ContainerNetwork:
+        return ContainerNetwork()
+
+    async def program(self, assignments: Assignments) -> None:
+        self.programmed.append(assignments)
+
+    async def cleanup(self) -> None:
+        return
+
+
+def task_for(
+    slot: int = 1,
+    *,
+    state: TaskState = TaskState.ASSIGNED,
+    desired: DesiredState = DesiredState.RUNNING,
+    uid: str = "",
+    **template: object,
+) -> Task:
+    """A task on this node that sleeps, unless its template says otherwise."""
+    spec = {"image": IMAGE, "args": ("sleep", "1000"), **template}
+    return make_task(make_service(**spec), slot, state=state, desired=desired, node=NODE, uid=uid)
+
+
+class Managers:
+    """What the managers know: the tasks, and each status that reached them."""
+
+    def __init__(self, *tasks: Task, hears: bool = True) -> None:
+        self.tasks = {task.metadata.uid: task for task in tasks}
+        self.extra: list[Object] = [CLUSTER]
+        self.hears = hears
+        self.told: dict[str, list[TaskStatus]] = {}
+
+    def report(self, task: Task, status: TaskStatus) -> None:
+        uid = task.metadata.uid
+        self.told.setdefault(uid, []).append(status)
+        if self.hears and uid in self.tasks:
+            self.tasks[uid] = msgspec.structs.replace(self.tasks[uid], status=status)
+
+    def want(self, desired: DesiredState, *uids: str, evicted: str = "") -> None:
+        for uid in uids or tuple(self.tasks):
+            spec = msgspec.structs.replace(self.tasks[uid].spec, desired_state=desired, evicted=evicted)
+            self.tasks[uid] = msgspec.structs.replace(self.tasks[uid], spec=spec)
+
+    def assignments(self, *, synced: bool = True) -> Assignments:
+        found = Assignments().replaced([*self.extra, *self.tasks.values()], 1)
+        return msgspec.structs.replace(found, synced=synced)
+
+    def backend(self, backend: Backend) -> None:
+        self.extra = [obj for obj in self.extra if not isinstance(obj, Backend)] + [backend]
+
+    def states(self, uid: str) -> list[TaskState]:
+        return [status.state for status in self.told.get(uid, [])]
+
+
+def make_crew(engine: Engine, managers: Managers, group: TaskGroup, clock: Clock | None = None) -> Crew:
+    crew = Crew(
+        Tools(
+            engine=engine,
+            network=PlainNetwork(),
+            images=Images(engine),
+            clock=clock or VirtualClock(),
+            identity=OURS,
+            report=managers.report,
+            making=CapacityLimiter(4),
+            starting=CapacityLimiter(4),
+        )
+    )
+    crew.start(group)
+    return crew
+
+
+async def relist(crew: Crew, engine: FakeEngine) -> None:
+    crew.listed(await engine.containers({NODE_LABEL: NODE.uid}))
