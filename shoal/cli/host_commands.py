@@ -246,7 +246,7 @@ def _process_table(processes: list[dict[str, Any]]) -> Table:
 
 def _state(process: dict[str, Any]) -> str:
     if process["state"] == "ready" and not process["healthy"]:
-        return "not answering"
+        return "not ready"
     if process["waitsFor"]:
         return f"waiting for {', '.join(process['waitsFor'])}"
     return str(process["state"])

@@ -16,6 +16,7 @@ from shoal.host.daemon import HostDaemon, Options
 from shoal.host.lock import only_one
 from shoal.host.paths import Paths
 from shoal.host.server import serving
+from shoal.machinery.logs import configure_logging
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -41,6 +42,8 @@ def host(
     options = Options(paths, docker, name, etcd_port, etcd_peer_port, echoes=sys.stderr.isatty())
     preflight.need_folder(paths.state_dir, "state directory", "--state-dir", 0o700)
     preflight.need_folder(paths.run_dir, "run directory", "--run-dir")
+    preflight.need_short_path(paths.status_socket("replication"))
+    configure_logging("host")
     with only_one(paths.lock):
         anyio.run(_run, options)
 

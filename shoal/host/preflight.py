@@ -19,6 +19,9 @@ from shoal.api.errors import InvalidError, TerminalError
 INSTALL_ENGINE = "install it with `apt-get install docker.io`, or name its socket with --docker"
 START_ENGINE = "start it (`systemctl start docker`, or `dockerd` without systemd), or name its socket with --docker"
 
+LONGEST_SOCKET_PATH = 107
+"""Bytes: the kernel's sun_path, less its final zero."""
+
 ENGINE_WAIT_S = 5.0
 """An engine that has not answered a ping by then does not answer."""
 
@@ -44,6 +47,16 @@ def need_folder(folder: Path, what: str, option: str, mode: int = 0o755) -> None
             f"the {what} {folder} is not writable ({os.strerror(error.errno or errno.EIO)}): run as root, "
             f"or choose another with {option}"
         ) from error
+
+
+def need_short_path(socket_path: Path) -> None:
+    """InvalidError if a unix socket cannot have this path. Pure."""
+    length = len(os.fsencode(socket_path))
+    if length > LONGEST_SOCKET_PATH:
+        raise InvalidError(
+            f"--run-dir: {socket_path} has {length} bytes, and a socket's path at most {LONGEST_SOCKET_PATH}; "
+            "choose a shorter directory"
+        )
 
 
 def need_free_port(port: int, what: str, option: str) -> None:

@@ -31,7 +31,7 @@ class Ready:
     """When a process counts as up: its HTTP answer at `path` on a unix socket or, for etcd, on a TLS port."""
 
     socket: Path | None = None
-    path: str = "/healthz"
+    path: str = "/readyz"
     tls_port: int = 0
 
 
@@ -135,7 +135,7 @@ def _controller(name: str, identity: Identity, paths: Paths) -> Process:
         name,
         _python("controllers", name, *etcd_options(identity, paths), *_status(name, paths)),
         needs=("etcd", CLUSTER),
-        ready=Ready(paths.status_socket(name)),
+        ready=Ready(paths.status_socket(name), "/readyz"),
     )
 
 
@@ -151,7 +151,7 @@ def _nodeagent(identity: Identity, paths: Paths, docker: str, needs: tuple[str, 
         "nodeagent",
         _python("nodeagent", *options, *_status("nodeagent", paths)),
         needs=needs,
-        ready=Ready(paths.status_socket("nodeagent")),
+        ready=Ready(paths.status_socket("nodeagent"), "/readyz"),
     )
 
 

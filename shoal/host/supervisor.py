@@ -151,7 +151,7 @@ class Supervisor:
             unit.child = await children.start(process.argv, process.environment)
             unit.started_at, unit.ready_since = time.time(), None
             self._move(unit, UnitState.STARTING)
-            log.info("process_started", process=process.name, pid=unit.child.pid)
+            log.info("child_started", child=process.name, pid=unit.child.pid)
             try:
                 async with anyio.create_task_group() as group:
                     group.start_soon(self._note_ready, unit)
@@ -167,23 +167,23 @@ class Supervisor:
             await anyio.sleep(PROBE_EVERY_S)
         unit.ready_since = time.monotonic()
         self._move(unit, UnitState.READY)
-        log.info("process_ready", process=unit.process.name, after_s=round(time.time() - unit.started_at, 2))
+        log.info("child_ready", child=unit.process.name, after_s=round(time.time() - unit.started_at, 2))
 
     async def _stop_if_unwanted(self, unit: Unit, child: Child) -> None:
         await self.until(lambda: not unit.wanted)
         children.ask_to_stop(child)
         await anyio.sleep(unit.process.stop_within_s)
-        log.warning("process_killed", process=unit.process.name, after_s=unit.process.stop_within_s)
+        log.warning("child_killed", child=unit.process.name, after_s=unit.process.stop_within_s)
         children.kill(child)
 
     def _note_end(self, unit: Unit, code: int) -> None:
         unit.last_end = f"signal {-code}" if code < 0 else f"exit code {code}"
         if not unit.wanted:
-            log.info("process_stopped", process=unit.process.name, end=unit.last_end)
+            log.info("child_stopped", child=unit.process.name, end=unit.last_end)
             return
         ready_for_s = time.monotonic() - unit.ready_since if unit.ready_since is not None else 0.0
         unit.restarts = unit.restarts.after_exit(ready_for_s)
-        log.warning("process_ended", process=unit.process.name, end=unit.last_end, restart_after_s=unit.restarts.wait_s)
+        log.warning("child_ended", child=unit.process.name, end=unit.last_end, restart_after_s=unit.restarts.wait_s)
 
     def _say(self, unit: Unit, file: RotatingFile, line: bytes) -> None:
         file.write(line)

@@ -6,11 +6,9 @@ order; SIGKILL at any moment loses nothing, because nothing that matters is in m
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -26,8 +24,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from shoal.api.errors import InvalidError, ShoalError
 from shoal.machinery.etcd import EtcdStore, Tls
-
-LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+from shoal.machinery.logs import LEVELS, configure_logging
 
 _log = structlog.get_logger()
 
@@ -107,27 +104,6 @@ def process_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
-
-
-def configure_logging(process: str, level: str = "info") -> None:
-    """Log to standard error: JSON, or coloured text on a terminal; `process` is in every line."""
-    is_terminal = sys.stderr.isatty()
-    ending: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer()]
-        if is_terminal
-        else [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
-    )
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *ending,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-    structlog.contextvars.bind_contextvars(process=process)
 
 
 def run_process(name: str, serve: Callable[[Health], Awaitable[None]], options: ProcessOptions) -> int:
