@@ -17,18 +17,22 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from apiserver import kinds
+from apiserver.agents import Agents
 from apiserver.identity import ADMIN, Identity, may
 from apiserver.joined import Joined
 from apiserver.metrics import Metrics
 from apiserver.mirror import Mirror
 from apiserver.objects import MAX_BODY, RESULT, Objects, error_response, json_response
 from apiserver.openapi import document
+from apiserver.presence import Presences
+from apiserver.requests import Requests
 from apiserver.watches import Hub
-from apiserver.writes import Writes
+from apiserver.writes import Writes, fresh_uid
 from shoal.api import keys
 from shoal.api.errors import ForbiddenError, InvalidError, NotFoundError, ShoalError, UnavailableError
 from shoal.api.ownership import API
 from shoal.machinery.clock import Clock, SystemClock
+from shoal.machinery.events import Recorder
 from shoal.machinery.informer import Informer
 from shoal.machinery.store import Store
 from shoal.machinery.writer import Writer
@@ -54,19 +58,27 @@ class Server:
         self.writer = Writer(store, API, clock)
         self.writes = Writes(self.mirror, self.writer)
         self.objects = Objects(self.mirror, self.hub, self.joined, self.writes, bookmark_s)
+        self.requests = Requests()
+        self.recorder = Recorder(store, API, clock)
+        self.presences = Presences(fresh_uid(), store, clock, lambda: self.agents.period_s())
+        self.agents = Agents(
+            self.mirror, self.writer, self.writes, self.presences, self.requests, self.recorder, bookmark_s
+        )
         self.metrics = Metrics(self.mirror, self.hub)
-        self.mirror.listeners.append(self.objects.changed)
+        self.mirror.listeners += [self.objects.changed, self.presences.changed, self.agents.changed]
         self.informer = Informer(
             store, self.mirror.cache, kinds.SHOWN, clock, prefixes=(keys.ROOT, keys.EVENTS), keep=self.mirror.keep
         )
         self.informer.subscribe(self.mirror.changed)
-        self.mirror.resets += [self.hub.start_at, lambda _: self.joined.forget()]
+        self.mirror.resets += [self.hub.start_at, lambda _: self.joined.forget(), self.presences.forget]
         self.app = make_app(self, identify)
 
     async def run(self) -> None:
         """Run what stands behind the handlers, until cancelled."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self.informer.run)
+            tasks.start_soon(self.presences.run)
+            tasks.start_soon(self.recorder.run)
             tasks.start_soon(self.joined.run, self.clock, self.objects.tell_joined)
 
 
@@ -82,7 +94,7 @@ async def serving(store: Store, clock: Clock | None = None, **options: object) -
 
 def make_app(server: Server, identify: Identify) -> web.Application:
     """Route every path; each route's name is its row in the table of `apiserver.identity`."""
-    objects = server.objects
+    objects, agents = server.objects, server.agents
     app = web.Application(
         client_max_size=MAX_BODY,
         middlewares=[server.metrics.middleware, _errors, _guard(identify)],
@@ -98,6 +110,10 @@ def make_app(server: Server, identify: Identify) -> web.Application:
             _route("GET", "/openapi.json", _openapi, "openapi"),
             _route("POST", root + "/apply", objects.apply, "apply"),
             _route("PUT", root + "/nodes/{node}/status", _node_state, "node-state"),
+            _route("GET", root + "/nodes/{node}/assignments", agents.assignments, "assignments"),
+            _route("POST", root + "/nodes/{node}/status", agents.report, "node-report"),
+            _route("POST", root + "/nodes/{node}/events", agents.events, "node-events"),
+            _route("POST", root + "/nodes/{node}/answers/{id}", agents.answer, "node-answer"),
             _route("GET", root + "/{plural}", objects.list_or_watch, "objects-list"),
             _route("POST", root + "/{plural}", objects.create, "objects-create"),
             _route("GET", one, objects.get, "object-get"),

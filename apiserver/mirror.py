@@ -34,6 +34,9 @@ BACKENDS_BY_SERVICE = Index(o.Backend, lambda backend: (backend.spec.service.uid
 BACKENDS_BY_NETWORK = Index(o.Backend, lambda backend: tuple(one.network.uid for one in backend.spec.addresses))
 ATTACHMENTS_BY_NETWORK = Index(o.Attachment, lambda attachment: (attachment.spec.network.uid,))
 ENDPOINTS_BY_NETWORK = Index(o.ServiceEndpoint, lambda endpoint: tuple(vip.network.uid for vip in endpoint.spec.vips))
+BACKENDS_BY_NODE = Index(o.Backend, lambda backend: (backend.spec.node.uid,))
+PUBLISHED_ENDPOINTS = Index(o.ServiceEndpoint, lambda endpoint: ("",) if endpoint.spec.ports else ())
+INGRESS_NETWORKS = Index(o.Network, lambda network: ("",) if network.spec.ingress else ())
 PORT_CLAIMS = Index(o.Claim, _port)
 """`tcp/8080` → the claims on it."""
 
@@ -47,7 +50,8 @@ NODES_BY_NAME = Index(o.Node, lambda node: (node.metadata.name,))
 
 INDEXES: tuple[Index[Any], ...] = (
     TASKS_BY_NODE, TASKS_BY_SERVICE, TASKS_BY_SERVICE_NAME, REVISIONS_BY_SERVICE, BACKENDS_BY_SERVICE,
-    BACKENDS_BY_NETWORK, ATTACHMENTS_BY_NETWORK, ENDPOINTS_BY_NETWORK, PORT_CLAIMS, NODES_BY_NAME,
+    BACKENDS_BY_NODE, PUBLISHED_ENDPOINTS, INGRESS_NETWORKS, BACKENDS_BY_NETWORK,
+    ATTACHMENTS_BY_NETWORK, ENDPOINTS_BY_NETWORK, PORT_CLAIMS, NODES_BY_NAME,
     *BY_UID.values(), *BY_OWNER.values(),
 )  # fmt: skip
 
@@ -61,6 +65,9 @@ FIELD_INDEXES: Mapping[tuple[type[o.Object], str], Index[Any]] = {
     **{(kind, "metadata.uid"): index for kind, index in BY_UID.items()},
 }
 """What a field selector can be answered from without looking at every object."""
+
+CATCH_UP_S = 1.0
+"""How long to wait, after a conflict, for the watch to bring what this server has not seen."""
 
 READ_WAIT_S = 5.0
 """How long a read waits for the watch to bring what this server has written; etcd answers in milliseconds."""
@@ -158,6 +165,13 @@ class Mirror:
         if waiter in self._waiting:
             self._waiting.remove(waiter)
         raise UnavailableError("the server has not caught up with the store yet: try again in a moment")
+
+    async def catch_up(self) -> None:
+        """Wait a moment, after a conflict, for what this server has not seen yet."""
+        try:
+            await self.wait_for(self.revision + 1, CATCH_UP_S)
+        except UnavailableError:
+            return  # the conflict was with something already seen, or the next attempt will tell
 
     async def fresh(self) -> Cache:
         """Return the cache once it shows everything this server has written."""

@@ -327,6 +327,8 @@ async def stream(request: web.Request, lines: AsyncIterator[bytes]) -> web.Strea
     await response.prepare(request)
     try:
         async for line in lines:
+            if not line:
+                continue
             with anyio.move_on_after(SEND_S) as scope:
                 await response.write(line)
             if scope.cancelled_caught:

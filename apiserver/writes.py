@@ -12,7 +12,7 @@ import structlog
 from apiserver.admission import Admission, View
 from apiserver.mirror import Mirror
 from shoal.api import objects as o
-from shoal.api.errors import ConflictError, InvalidError, UnavailableError
+from shoal.api.errors import ConflictError, InvalidError
 from shoal.api.keys import key_of
 from shoal.api.meta import uid_from
 from shoal.machinery.controller import Action
@@ -20,9 +20,6 @@ from shoal.machinery.writer import Writer
 
 ATTEMPTS: Final = 5
 """Admissions of one request that may meet a conflict before it is answered."""
-
-CATCH_UP_S: Final = 1.0
-"""How long to wait, after a conflict, for the watch to bring what this server has not seen."""
 
 log = structlog.get_logger()
 
@@ -71,7 +68,7 @@ class Writes:
                 log.debug("write_conflicted", key=error.key, attempt=attempt)
                 if attempt == ATTEMPTS - 1:
                     raise
-                await self._catch_up()
+                await self._mirror.catch_up()
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     async def commit(self, admission: Admission) -> int:
@@ -82,8 +79,17 @@ class Writes:
         await self._mirror.wait_for(revision)
         return revision
 
-    async def _catch_up(self) -> None:
-        try:
-            await self._mirror.wait_for(self._mirror.revision + 1, CATCH_UP_S)
-        except UnavailableError:
-            return  # the conflict was with something already seen, or the next attempt will tell
+    async def change(self, action: Callable[[], Action]) -> int:
+        """Write an action that is made anew, from what is true by then, after each conflict."""
+        for attempt in range(ATTEMPTS):
+            await self._mirror.fresh()
+            try:
+                revision = await self._writer.commit(action(), self._mirror.read)
+            except ConflictError:
+                if attempt == ATTEMPTS - 1:
+                    raise
+                await self._mirror.catch_up()
+            else:
+                self._mirror.written = max(self._mirror.written, revision)
+                return revision
+        raise AssertionError("unreachable: the last attempt returns or raises")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from shoal.api.codec import with_meta
 from shoal.machinery.testkit import make_cluster, make_network, make_node, make_rollout, make_service, make_task
 from tests.support.api import Api, running_api
 
@@ -143,8 +144,6 @@ async def test_an_ambiguous_name_lists_what_it_could_be(api: Api) -> None:
 
 
 def _renamed(node: Any, name: str) -> Any:
-    from shoal.api.codec import with_meta
-
     return with_meta(node, name=name)
 
 
@@ -237,8 +236,6 @@ async def test_watchers_of_a_service_hear_of_its_tasks(api: Api) -> None:
     async with api.stream("services?watch=1") as lines:
         node = make_node("n1")
         service = make_service("web")
-        from shoal.api.codec import with_meta
-
         service = with_meta(service, uid=made["metadata"]["uid"])
         await api.seed(node, make_task(service, 1, node=node), make_rollout(service))
         line = await lines.next()

@@ -1,0 +1,232 @@
+"""The agents' side of the API: assignments streams, reports of statuses and beats, events, answers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final
+
+import anyio
+import msgspec
+import structlog
+from aiohttp import web
+from msgspec import Struct
+
+from apiserver import wire
+from apiserver.assignments import Picture, Pictures, for_agents
+from apiserver.mirror import Mirror
+from apiserver.objects import json_response, stream
+from apiserver.presence import Presences
+from apiserver.requests import Outbox, Requests
+from apiserver.statuses import merge_statuses
+from apiserver.writes import Writes
+from shoal.api import codec, keys
+from shoal.api import objects as o
+from shoal.api.errors import Fault, InvalidError, NotFoundError
+from shoal.api.meta import Meta, Owner
+from shoal.api.states import Role
+from shoal.machinery.cache import Change
+from shoal.machinery.controller import Action, Replace
+from shoal.machinery.events import Recorder
+from shoal.machinery.writer import Writer
+
+BOOKMARK_S: Final = 5.0
+"""Seconds of silence after which an agent is told how far the managers are."""
+
+log = structlog.get_logger()
+
+
+class Report(Struct, frozen=True, rename="camel"):
+    """What an agent posts; an empty one is a heartbeat."""
+
+    tasks: dict[str, o.TaskStatus] = {}
+    applied: int | None = None
+    description: o.NodeDescription | None = None
+    address: str = ""
+
+
+class Told(Struct, frozen=True):
+    """An event an agent wants told."""
+
+    about: Owner
+    reason: str
+    message: str = ""
+    type: str = "Normal"
+
+
+_reports = msgspec.json.Decoder(Report, dec_hook=codec.dec_hook)
+_told = msgspec.json.Decoder(list[Told])
+
+
+class Agents:
+    def __init__(
+        self,
+        mirror: Mirror,
+        writer: Writer,
+        writes: Writes,
+        presences: Presences,
+        requests: Requests,
+        recorder: Recorder,
+        bookmark_s: float = BOOKMARK_S,
+    ) -> None:
+        self._mirror, self._writer, self._writes, self._presences = mirror, writer, writes, presences
+        self._requests, self._recorder, self._bookmark_s = requests, recorder, bookmark_s
+        self._pictures = Pictures()
+        self._streams: dict[Picture, Outbox] = {}
+
+    # --- Assignments -------------------------------------------------------------------------------------------
+
+    async def assignments(self, request: web.Request) -> web.StreamResponse:
+        node = request.match_info["node"]
+        await self._mirror.fresh()
+        self._node(node)
+        return await stream(request, self._messages(node))
+
+    async def _messages(self, node: str) -> AsyncIterator[bytes]:
+        """Yield hello, one complete set, then what changes, with requests in between, until the node is removed."""
+        picture, outbox = Picture(node), Outbox()
+        self._pictures.add(picture)
+        self._streams[picture] = outbox
+        self._requests.connect(node, outbox)
+        self._presences.beat(node)
+        log.info("agent_connected", node=node)
+        try:
+            hello = self._hello_for(node)
+            yield wire.encode(hello) + b"\n"
+            found = [self._body(key) for key in picture.complete(self._mirror.cache)]
+            yield b'{"type":"complete","revision":%d,"objects":[%b]}\n' % (self._version(), b",".join(found))
+            while self._mirror.cache.get(o.Node, keys.node(node)) is not None:
+                if not picture.is_behind and not outbox.lines:
+                    with anyio.move_on_after(self._bookmark_s):
+                        await outbox.woken.wait()
+                outbox.woken = anyio.Event()
+                if hello != self._hello_for(node):
+                    hello = self._hello_for(node)
+                    yield wire.encode(hello) + b"\n"
+                lines, outbox.lines = outbox.lines, []
+                yield self._increment(picture, is_idle=not lines) + b"".join(lines)
+        finally:
+            self._pictures.remove(picture)
+            del self._streams[picture]
+            self._requests.disconnect(node, outbox)
+            log.info("agent_disconnected", node=node)
+
+    def _increment(self, picture: Picture, *, is_idle: bool) -> bytes:
+        """Return what changed for a node; or how far all is, where that is all there is to say."""
+        moved = picture.backends_moved
+        put, delete = picture.take(self._mirror.cache)
+        if put or delete:
+            bodies = b",".join(self._body(key) for key in put)
+            gone = wire.encode(delete)
+            return b'{"type":"update","revision":%d,"put":[%b],"delete":%b}\n' % (self._version(), bodies, gone)
+        if moved or is_idle:
+            return b'{"type":"bookmark","revision":%d}\n' % self._version()
+        return b""
+
+    def _body(self, key: str) -> bytes:
+        if key != keys.CLUSTER:
+            return self._mirror.bytes_of(key)
+        cluster = self._mirror.cache.get(o.Cluster, key)
+        assert cluster is not None
+        version = self._mirror.version(cluster.metadata.resource_version)
+        return wire.spliced(codec.encode(for_agents(cluster)), version)
+
+    def _version(self) -> int:
+        return self._mirror.version(self._mirror.revision)
+
+    def _hello_for(self, node: str) -> dict[str, Any]:
+        found = self._mirror.cache.get(o.Node, keys.node(node))
+        cluster = self._cluster()
+        return {
+            "type": "hello",
+            "role": (found.spec.role if found is not None else Role.WORKER).value,
+            "managers": [],
+            "incarnation": cluster.status.incarnation,
+            "heartbeatPeriod": str(cluster.spec.heartbeat_period),
+        }
+
+    def changed(self, revision: int, changes: Sequence[Change], is_new: bool) -> None:
+        """Wake the streams that these changes concern."""
+        for picture in self._pictures.offer(changes):
+            self._streams[picture].woken.set()
+
+    def _cluster(self) -> o.Cluster:
+        return self._mirror.cache.get(o.Cluster, keys.CLUSTER) or _NO_CLUSTER
+
+    def period_s(self) -> float:
+        """Return the heartbeat period in seconds."""
+        return self._cluster().spec.heartbeat_period.seconds
+
+    def _node(self, uid: str) -> o.Node:
+        """Return a node; NotFoundError with what to do if the cluster does not know it."""
+        found = self._mirror.cache.get(o.Node, keys.node(uid))
+        if found is None:
+            raise NotFoundError(f"node {uid[:60]} is not part of this cluster: it was removed, or has yet to join")
+        return found
+
+    # --- Reports -----------------------------------------------------------------------------------------------
+
+    async def report(self, request: web.Request) -> web.StreamResponse:
+        """Take statuses, the heartbeat, how far the node is programmed, and its description."""
+        uid = request.match_info["node"]
+        raw = await request.read()
+        try:
+            report = _reports.decode(raw) if raw.strip() else Report()
+        except (ValueError, RecursionError) as error:
+            raise InvalidError([Fault("", f"not a report: {error}")]) from error
+        self._node(uid)
+        applied = report.applied - self._mirror.base if report.applied is not None else None
+        self._presences.beat(uid, min(applied, self._mirror.revision) if applied is not None else None)
+        refused: dict[str, str] = {}
+        if report.tasks:
+            refused = await merge_statuses(self._mirror, self._writer, uid, report.tasks)
+        if report.description is not None or report.address:
+            await self._describe(uid, report)
+        answer = {"heartbeatPeriod": str(self._cluster().spec.heartbeat_period), "refused": refused}
+        return json_response(wire.encode(answer))
+
+    async def _describe(self, uid: str, report: Report) -> None:
+        """Write what the node says of itself, if it says something new; other parts of the node are others'."""
+
+        def action() -> Action:
+            node = self._node(uid)
+            status = msgspec.structs.replace(
+                node.status,
+                description=report.description or node.status.description,
+                address=report.address or node.status.address,
+            )
+            return Action("NodeDescribed", (Replace(msgspec.structs.replace(node, status=status)),))
+
+        await self._writes.change(action)
+
+    async def events(self, request: web.Request) -> web.StreamResponse:
+        """Tell people what an agent saw; only of its own tasks and of itself."""
+        uid = request.match_info["node"]
+        try:
+            told = _told.decode(await request.read())
+        except (ValueError, RecursionError) as error:
+            raise InvalidError([Fault("", f"not a list of events: {error}")]) from error
+        for event in told:
+            if self._may_tell(uid, event.about):
+                self._recorder.note(
+                    event.about, event.reason[:100], event.message[:1000], is_warning=event.type != "Normal"
+                )
+        return json_response(b"{}")
+
+    def _may_tell(self, uid: str, about: Owner) -> bool:
+        if about.kind == o.Node.KIND:
+            return about.uid == uid
+        task = self._mirror.cache.get(o.Task, keys.task(about.name))
+        return task is not None and task.metadata.uid == about.uid and _is_on(task, uid)
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """Pass an answer on to whoever asked."""
+        node, number = request.match_info["node"], request.match_info["id"]
+        await self._requests.answered(node, number, request.content.iter_any())
+        return json_response(b"{}")
+
+
+_NO_CLUSTER: Final = o.Cluster(metadata=Meta(name="default"))
+
+
+def _is_on(task: o.Task, node: str) -> bool:
+    return task.spec.node is not None and task.spec.node.uid == node

@@ -1,0 +1,213 @@
+"""What a node is told: which objects belong to it, and what changes in that. Pure.
+
+    itself · the cluster's defaults · its own tasks · the networks its live tasks use, and the ingress network
+    every attachment, endpoint and backend of those networks · the endpoint and backends of each published service
+    the backends of its own tasks
+
+One `Picture` per connected node. A change is offered to the pictures it may concern; each then judges its own keys,
+so that a task's change costs work for its node alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from apiserver.mirror import (
+    ATTACHMENTS_BY_NETWORK,
+    BACKENDS_BY_NETWORK,
+    BACKENDS_BY_NODE,
+    BACKENDS_BY_SERVICE,
+    ENDPOINTS_BY_NETWORK,
+    INGRESS_NETWORKS,
+    PUBLISHED_ENDPOINTS,
+    TASKS_BY_NODE,
+)
+from shoal.api import keys
+from shoal.api import objects as o
+from shoal.machinery.cache import Cache, Change, Index
+
+_ORDERED: Final[tuple[type[o.Object], ...]] = (
+    o.Cluster, o.Node, o.Network, o.Attachment, o.ServiceEndpoint, o.Backend, o.Task,
+)  # fmt: skip
+_ORDER: Final = {kind: at for at, kind in enumerate(_ORDERED)}
+"""What a task needs comes before it."""
+
+_BY_NETWORK: Final[tuple[Index[Any], ...]] = (ATTACHMENTS_BY_NETWORK, ENDPOINTS_BY_NETWORK, BACKENDS_BY_NETWORK)
+
+
+def sent_first(cache_keys: Iterable[str]) -> list[str]:
+    """Order keys so that what others need comes first."""
+    return sorted(cache_keys, key=lambda key: (_ORDER.get(keys.kind_at(key) or o.Task, 0), key))
+
+
+def networks_of(cache: Cache, node_uid: str) -> frozenset[str]:
+    """Return the uids of the networks a node takes part in."""
+    used = {network.metadata.uid for network in cache.by(INGRESS_NETWORKS, "").values()}
+    for task in cache.by(TASKS_BY_NODE, node_uid).values():
+        if not task.status.state.is_terminal:
+            used |= _uses(task)
+    return frozenset(used)
+
+
+def _uses(task: o.Task) -> set[str]:
+    return {one.network.uid for one in task.spec.addresses} | {
+        use.uid for use in task.spec.template.networks if use.uid
+    }
+
+
+def wanted(cache: Cache, node_uid: str, networks: frozenset[str]) -> set[str]:
+    """Return the keys of everything a node is told."""
+    found: set[str] = {keys.CLUSTER, keys.node(node_uid)}
+    found |= cache.by(TASKS_BY_NODE, node_uid).keys() | cache.by(BACKENDS_BY_NODE, node_uid).keys()
+    found |= {key for key, network in cache.all(o.Network).items() if network.metadata.uid in networks}
+    for uid in networks:
+        for index in _BY_NETWORK:
+            found |= cache.by(index, uid).keys()
+    for key, endpoint in cache.by(PUBLISHED_ENDPOINTS, "").items():
+        found |= {key} | cache.by(BACKENDS_BY_SERVICE, endpoint.spec.service.uid).keys()
+    return {key for key in found if (kind := keys.kind_at(key)) is not None and cache.get(kind, key) is not None}
+
+
+def is_wanted(cache: Cache, node_uid: str, networks: frozenset[str], obj: o.Object) -> bool:
+    """Whether a node is told of one object: `wanted`, asked about one."""
+    match obj:
+        case o.Cluster():
+            return True
+        case o.Node():
+            return obj.metadata.uid == node_uid
+        case o.Task():
+            return obj.spec.node is not None and obj.spec.node.uid == node_uid
+        case o.Network():
+            return obj.metadata.uid in networks
+        case o.Attachment():
+            return obj.spec.network.uid in networks
+        case o.ServiceEndpoint():
+            return bool(obj.spec.ports) or any(vip.network.uid in networks for vip in obj.spec.vips)
+        case o.Backend():
+            return (
+                obj.spec.node.uid == node_uid
+                or any(one.network.uid in networks for one in obj.spec.addresses)
+                or keys.endpoint(obj.spec.service) in cache.by(PUBLISHED_ENDPOINTS, "")
+            )
+    return False
+
+
+def for_agents(obj: o.Object) -> o.Object:
+    """Leave out what only managers may know: sealed keys and tokens."""
+    if not isinstance(obj, o.Cluster):
+        return obj
+    status = msgspec.structs.replace(obj.status, sealed_ca_key="", sealed_tokens="")
+    return msgspec.structs.replace(obj, status=status)
+
+
+class Picture:
+    """What one connected node has been sent, and what it has yet to be told."""
+
+    def __init__(self, node_uid: str) -> None:
+        self.node_uid = node_uid
+        self.networks: frozenset[str] = frozenset()
+        self._sent: dict[str, int] = {}
+        self._pending: set[str] = set()
+        self._tasks_moved = self._all_over = False
+        self.backends_moved = False
+        """Some backend changed, here or elsewhere: the node must say how far it is, even if it is told nothing."""
+
+    def complete(self, cache: Cache) -> list[str]:
+        """Return the keys of one complete set, dependencies first."""
+        self.networks = networks_of(cache, self.node_uid)
+        self._sent = {key: _version(cache, key) for key in wanted(cache, self.node_uid, self.networks)}
+        self._pending.clear()
+        self._tasks_moved = self._all_over = self.backends_moved = False
+        return sent_first(self._sent)
+
+    def offer(self, change: Change) -> None:
+        """Note a change that may concern this node."""
+        kind = change.kind
+        if kind is o.Task:
+            self._tasks_moved = True
+        elif kind is o.Network:
+            self._all_over = True
+        elif kind is o.Backend:
+            self.backends_moved = True
+        elif kind is o.ServiceEndpoint:
+            self._all_over |= _is_published(change.old) != _is_published(change.new)
+        self._pending.add(change.key)
+
+    @property
+    def is_behind(self) -> bool:
+        return bool(self._pending) or self.backends_moved
+
+    def take(self, cache: Cache) -> tuple[list[str], list[str]]:
+        """Return what to put, dependencies first, and what to delete, dependencies last."""
+        if self._tasks_moved or self._all_over:
+            networks = networks_of(cache, self.node_uid)
+            if self._all_over or networks != self.networks:
+                self.networks = networks
+                self._pending |= wanted(cache, self.node_uid, networks) ^ self._sent.keys()
+        put, delete = [], []
+        for key in self._pending:
+            kind = keys.kind_at(key)
+            obj = cache.get(kind, key) if kind is not None else None
+            if obj is not None and is_wanted(cache, self.node_uid, self.networks, obj):
+                if self._sent.get(key) != obj.metadata.resource_version:
+                    put.append(key)
+                    self._sent[key] = obj.metadata.resource_version
+            elif self._sent.pop(key, None) is not None:
+                delete.append(key)
+        self._pending.clear()
+        self._tasks_moved = self._all_over = self.backends_moved = False
+        return sent_first(put), sent_first(delete)[::-1]
+
+
+def _version(cache: Cache, key: str) -> int:
+    kind = keys.kind_at(key)
+    obj = cache.get(kind, key) if kind is not None else None
+    return obj.metadata.resource_version if obj is not None else 0
+
+
+def _is_published(obj: o.Object | None) -> bool:
+    return isinstance(obj, o.ServiceEndpoint) and bool(obj.spec.ports)
+
+
+class Pictures:
+    """The pictures of all connected nodes, found by what may concern them."""
+
+    def __init__(self) -> None:
+        self._by_node: dict[str, list[Picture]] = {}
+
+    def add(self, picture: Picture) -> None:
+        self._by_node.setdefault(picture.node_uid, []).append(picture)
+
+    def remove(self, picture: Picture) -> None:
+        left = [one for one in self._by_node.get(picture.node_uid, []) if one is not picture]
+        if left:
+            self._by_node[picture.node_uid] = left
+        else:
+            self._by_node.pop(picture.node_uid, None)
+
+    def nodes(self) -> set[str]:
+        return set(self._by_node)
+
+    def offer(self, changes: Sequence[Change]) -> list[Picture]:
+        """Hand changes to the pictures they may concern; return those that now have something to tell."""
+        touched: dict[int, Picture] = {}
+        for change in changes:
+            for picture in self._concerned(change):
+                picture.offer(change)
+                touched[id(picture)] = picture
+        return list(touched.values())
+
+    def _concerned(self, change: Change) -> list[Picture]:
+        kind = change.kind
+        if kind is o.Task:
+            nodes = {obj.spec.node.uid for obj in (change.old, change.new) if isinstance(obj, o.Task) and obj.spec.node}
+            return [picture for uid in nodes for picture in self._by_node.get(uid, ())]
+        if kind is o.Node:
+            obj = change.new if change.new is not None else change.old
+            return self._by_node.get(obj.metadata.uid, []) if obj is not None else []
+        if kind in _ORDER:
+            return [picture for pictures in self._by_node.values() for picture in pictures]
+        return []
