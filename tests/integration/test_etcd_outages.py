@@ -139,7 +139,7 @@ async def test_a_call_can_be_given_up_at_any_moment(own_etcd: EtcdProcess, store
         for patience_s in (0.0, 0.01, 0.1):
             with anyio.move_on_after(patience_s) as scope:
                 await call()
-            assert scope.cancelled_caught
+            assert scope.cancelled_caught, (call, patience_s)
 
 
 @pytest.mark.usefixtures("quick")

@@ -60,7 +60,11 @@ class EtcdProcess:
             self._process = None
 
     def freeze(self) -> None:
+        """Stop it, and wait until each of its threads has stopped."""
         os.kill(self.pid, signal.SIGSTOP)
+        threads = Path(f"/proc/{self.pid}/task")
+        while any(_state(thread / "stat") != "T" for thread in threads.iterdir()):
+            time.sleep(0.001)
 
     def thaw(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
@@ -99,6 +103,11 @@ def running_etcd(tls: TlsFiles | None = None) -> Iterator[EtcdProcess]:
     finally:
         etcd.kill()
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _state(stat: Path) -> str:
+    """The letter of a thread's state; proc(5)."""
+    return stat.read_text().rpartition(")")[2].split()[0]
 
 
 def free_ports(count: int) -> list[int]:
