@@ -110,9 +110,12 @@ class Stage:
             task = replace(task, spec=replace(task.spec, node=ref_of(node)))
         self.put(replace(task, status=replace(task.status, state=state, timestamp=self.now, **status)))
 
-    def work(self, *nodes: Node) -> None:
-        """Let placement and the nodes' agents do all there is to do: start what shall run, stop what shall not."""
-        for number, task in enumerate(self.tasks()):
+    def work(self, *nodes: Node, only: str = "") -> None:
+        """Let placement and the nodes' agents do all there is to do: start what shall run, stop what shall not.
+
+        `only` is the uid of the one task they look at.
+        """
+        for number, task in enumerate(self.tasks(lambda task: only in ("", task.metadata.uid))):
             node = self._node_for(task, nodes, number)
             if task.status.state.is_terminal or node is None:
                 continue
