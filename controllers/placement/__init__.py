@@ -9,9 +9,9 @@ Source:     swarm semantics 4.5 and 4.6 (SwarmKit's scheduler and constraint enf
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
-from controllers.placement.evict import Resident, constraints_for, may_leave, misfits
+from controllers.placement.evict import Resident, constraints_for, is_suited, may_leave, misfits
 from controllers.placement.filters import Use
 from controllers.placement.ledger import GroupKey, Ledger, NodeDoubts, RolloutDoubts, ServiceDoubts
 from controllers.placement.plan import Group, PlacementView, plan
@@ -20,7 +20,6 @@ from shoal.api.objects import Node, Object, Rollout, Service, Task
 from shoal.api.states import TASK_RANK, TaskState
 from shoal.machinery.cache import Cache, Fold, Index
 from shoal.machinery.controller import Controller
-from shoal.rules.slots import slot_order
 
 KEY = "placement"
 
@@ -38,7 +37,7 @@ def observe(_: str, cache: Cache) -> PlacementView | None:
         return PlacementView((), {}, (), {}, doubtful)
     nodes = tuple(sorted(cache.all(Node).values(), key=lambda node: node.metadata.uid))
     groups = sorted(
-        (_group(key, tasks, cache) for key, tasks in ledger.pending.items()),
+        (_group(key, ledger.waiting(key), cache) for key in ledger.pending),
         key=lambda group: (group.service.name, group.service.uid, group.revision),
     )
     failures = {
@@ -53,14 +52,14 @@ def _uses(ledger: Ledger, nodes: Iterable[Node]) -> dict[str, Use]:
     return {uid: use for uid, use in found if use is not None}
 
 
-def _group(key: GroupKey, tasks: Mapping[str, Task], cache: Cache) -> Group:
-    ordered = tuple(sorted(tasks.values(), key=lambda task: (slot_order(task.spec.slot), task.metadata.name)))
-    first = ordered[0].spec
-    return Group(first.service, key[1], first.template, ordered, _service(key[0], cache))
+def _group(key: GroupKey, tasks: tuple[Task, ...], cache: Cache) -> Group:
+    first = tasks[0].spec
+    return Group(first.service, key[1], first.template, tasks, _service(key[0], cache))
 
 
 def _doubtful(ledger: Ledger, cache: Cache) -> tuple[tuple[Node, tuple[Resident, ...]], ...]:
     """Return the nodes that somebody has to leave; forget those that are in order."""
+    _check_arrivals(ledger, cache)
     found: list[tuple[Node, tuple[Resident, ...]]] = []
     for uid in sorted(ledger.doubtful):
         node = cache.get(Node, keys.node(uid))
@@ -72,13 +71,24 @@ def _doubtful(ledger: Ledger, cache: Cache) -> tuple[tuple[Node, tuple[Resident,
     return tuple(found)
 
 
+def _check_arrivals(ledger: Ledger, cache: Cache) -> None:
+    """Doubt the nodes that changed while a task was being assigned to them."""
+    for task in ledger.arrived.values():
+        uid = task.spec.node.uid if task.spec.node is not None else ""
+        node, use = cache.get(Node, keys.node(uid)), ledger.use_of(uid)
+        if node is not None and use is not None and not is_suited(node, _resident(task, cache), use.reserved):
+            ledger.doubtful.add(uid)
+    ledger.arrived.clear()
+
+
 def _residents(node: str, cache: Cache) -> tuple[Resident, ...]:
-    residents: list[Resident] = []
-    for task in cache.by(_RESIDENTS, node).values():
-        service = _service(task.spec.service.uid, cache)
-        rollout = next(iter(cache.by(_ROLLOUT_BY_SERVICE, task.spec.service.uid).values()), None)
-        residents.append(Resident(task, constraints_for(task, service, rollout)))
-    return tuple(residents)
+    return tuple(_resident(task, cache) for task in cache.by(_RESIDENTS, node).values())
+
+
+def _resident(task: Task, cache: Cache) -> Resident:
+    service = _service(task.spec.service.uid, cache)
+    rollout = next(iter(cache.by(_ROLLOUT_BY_SERVICE, task.spec.service.uid).values()), None)
+    return Resident(task, constraints_for(task, service, rollout))
 
 
 def _service(uid: str, cache: Cache) -> Service | None:

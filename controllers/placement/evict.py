@@ -13,7 +13,7 @@ from typing import Final
 from shoal.api.objects import Node, Rollout, Service, Task
 from shoal.api.states import Availability, RolloutState
 from shoal.rules.constraints import matches
-from shoal.rules.resources import capacity_of, reserved_by
+from shoal.rules.resources import Amounts, capacity_of, reserved_by
 
 _NEVER: Final = datetime.max.replace(tzinfo=UTC)
 
@@ -61,6 +61,11 @@ def misfits(node: Node, residents: Iterable[Resident]) -> tuple[Task, ...]:
         else:
             room = room.minus(wanted)
     return tuple(leaving)
+
+
+def is_suited(node: Node, resident: Resident, reserved: Amounts) -> bool:
+    """Say whether a task that has just come can stay, given what all tasks there reserve; the quick way of asking."""
+    return matches(resident.constraints, node) and reserved.fits_into(capacity_of(node.status.description))
 
 
 def may_leave(task: Task) -> bool:

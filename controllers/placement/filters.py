@@ -31,7 +31,7 @@ class Use:
     """Named resources by kind and value."""
     tasks: int = 0
     """Tasks that are wanted alive; so are those by service."""
-    by_service: Mapping[str, int] = field(default_factory=dict)
+    by_service: dict[str, int] = field(default_factory=dict)
 
 
 class Ask:
@@ -56,24 +56,28 @@ class Ask:
 class Spot:
     """One node during one plan: what is left of it, counting what the plan has put there."""
 
+    __slots__ = ("_by_service", "_is_own", "free", "node", "ports", "tasks", "uid", "values")
+
     def __init__(self, node: Node, use: Use) -> None:
         self.node, self.uid = node, node.metadata.uid
         self.free = capacity_of(node.status.description).minus(use.reserved)
         self.ports = use.ports
         self.values = use.values
         self.tasks = use.tasks
-        self._by_service, self._added = use.by_service, Counter[str]()
+        self._by_service, self._is_own = use.by_service, False
 
     def of_service(self, service: str) -> int:
-        return self._by_service.get(service, 0) + self._added[service]
+        return self._by_service.get(service, 0)
 
     def put(self, ask: Ask) -> tuple[GenericResource, ...]:
         """Count one more task, and return the counted or named resources it gets."""
-        given = self._give(ask.reserved.generic)
+        given = self._give(ask.reserved.generic) if ask.reserved.generic else ()
         self.free = self.free.minus(ask.reserved)
         self.ports |= ask.ports
         self.tasks += 1
-        self._added[ask.service] += 1
+        if not self._is_own:
+            self._by_service, self._is_own = dict(self._by_service), True
+        self._by_service[ask.service] = self.of_service(ask.service) + 1
         return given
 
     def _give(self, wanted: Mapping[str, int]) -> tuple[GenericResource, ...]:
@@ -160,16 +164,31 @@ FILTERS = (
         "max replicas per node limit exceed on {} nodes",
     ),
 )
-_CHANGING = tuple(one.passes for one in FILTERS if one.passes in (_has_room, _has_ports, _is_below_maximum))
 
 
-def may_run(ask: Ask, spot: Spot) -> bool:
-    return all(one.passes(ask, spot) for one in FILTERS)
+def asking(ask: Ask) -> tuple[Filter, ...]:
+    """Return the filters that could refuse this group at all."""
+    is_asked: dict[Callable[[Ask, Spot], bool], bool] = {
+        _has_room: ask.reserved != NOTHING,
+        _has_plugins: bool(ask.volume_drivers or ask.log_driver),
+        _meets_constraints: bool(ask.constraints),
+        _is_platform: bool(ask.platforms),
+        _has_ports: bool(ask.ports),
+        _is_below_maximum: bool(ask.max_replicas),
+    }
+    return tuple(one for one in FILTERS if is_asked.get(one.passes, True))
 
 
-def may_run_another(ask: Ask, spot: Spot) -> bool:
-    """Say whether a node that could run one of the group can run one more: only what it takes has changed."""
-    return all(passes(ask, spot) for passes in _CHANGING)
+def changing(ask: Ask) -> tuple[Filter, ...]:
+    """Return the filters that may refuse a node once it has got one more task of this group."""
+    return tuple(one for one in asking(ask) if one.passes in (_has_room, _has_ports, _is_below_maximum))
+
+
+def may_run(ask: Ask, spot: Spot, filters: Iterable[Filter] = FILTERS) -> bool:
+    for one in filters:  # noqa: SIM110  asked for every node and group; all() would take twice as long
+        if not one.passes(ask, spot):
+            return False
+    return True
 
 
 def explain(ask: Ask, spots: Iterable[Spot]) -> str:

@@ -15,6 +15,7 @@ from shoal.api.states import TaskState
 from shoal.machinery.cache import Fold
 from shoal.rules.ports import PortKey, host_ports
 from shoal.rules.resources import NOTHING, Amounts, reserved_by
+from shoal.rules.slots import slot_order
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -64,7 +65,11 @@ class Ledger(Fold[Task]):
 
     def __init__(self) -> None:
         self.pending: dict[GroupKey, dict[str, Task]] = {}
+        self._order: dict[GroupKey, dict[str, None]] = {}
+        """Names in the order of their slots, some perhaps no longer pending; absent = to be sorted."""
         self.failures: dict[GroupKey, dict[str, dict[str, datetime]]] = {}
+        self.arrived: dict[str, Task] = {}
+        """Tasks that were given a node, by name, until the reader has seen that it still suits them."""
         self.doubtful: set[str] = set()
         """Uids of nodes where a task may not fit any more. The reader checks them and takes out those in order."""
         self._nodes: defaultdict[str, _Sums] = defaultdict(_Sums)
@@ -76,6 +81,14 @@ class Ledger(Fold[Task]):
         sums = self._nodes.get(node)
         return sums.use() if sums is not None else None
 
+    def waiting(self, group: GroupKey) -> tuple[Task, ...]:
+        """Return a group's pending tasks in the order of their slots. Sorted only after some were added."""
+        tasks = self.pending[group]
+        order = self._order.get(group)
+        names = sorted(tasks, key=lambda name: (slot_order(tasks[name].spec.slot), name)) if order is None else order
+        self._order[group] = {name: None for name in names if name in tasks}
+        return tuple(tasks[name] for name in self._order[group])
+
     def doubt_service(self, service: str) -> None:
         self.doubtful.update(self._nodes_of.get(service, ()))
 
@@ -86,14 +99,14 @@ class Ledger(Fold[Task]):
             self._note(new, 1)
             was_there = old is not None and old.status.state.is_assigned
             if new.spec.node is not None and new.status.state.is_assigned and not was_there:
-                self.doubtful.add(new.spec.node.uid)
+                self.arrived[new.metadata.name] = new
 
     def _note(self, task: Task, sign: int) -> None:
         group, name = (task.spec.service.uid, task.spec.revision), task.metadata.name
         state, node = task.status.state, task.spec.node.uid if task.spec.node is not None else ""
         if state is TaskState.PENDING:
             if task.spec.desired_state.is_live:
-                _enter(self.pending, group, name, task, sign)
+                self._wait(group, name, task, sign)
         elif node and state.is_assigned:
             self._hold(node, task, sign)
         elif node and state in (TaskState.FAILED, TaskState.REJECTED):
@@ -102,6 +115,13 @@ class Ledger(Fold[Task]):
                 _enter(self.failures.setdefault(group, {}), node, name, when, sign)
                 if not self.failures[group]:
                     del self.failures[group]
+
+    def _wait(self, group: GroupKey, name: str, task: Task, sign: int) -> None:
+        if sign > 0 and name not in self._order.get(group, ()):
+            self._order.pop(group, None)
+        _enter(self.pending, group, name, task, sign)
+        if group not in self.pending:
+            self._order.pop(group, None)
 
     def _hold(self, node: str, task: Task, sign: int) -> None:
         self._nodes[node].add(task, sign)

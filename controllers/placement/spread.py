@@ -12,7 +12,7 @@ import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
-from controllers.placement.filters import Ask, Spot, may_run, may_run_another
+from controllers.placement.filters import Ask, Spot, asking, changing, may_run
 from shoal.api.objects import Node
 
 FAULTY_FROM = 5
@@ -41,9 +41,11 @@ class Leaf:
         self.tasks = 0
         self._heap: list[tuple[_Score, Spot]] = []
         self._last: Spot | None = None
+        self._changing = changing(ask)
+        filters = asking(ask)
         for spot in spots:
             self.tasks += spot.of_service(ask.service)
-            if may_run(ask, spot):
+            if may_run(ask, spot, filters):
                 self._heap.append((self._score(spot), spot))
         heapq.heapify(self._heap)
 
@@ -54,13 +56,13 @@ class Leaf:
     def give_back(self) -> None:
         assert self._last is not None
         self.tasks += 1
-        if may_run_another(self._ask, self._last):
+        if may_run(self._ask, self._last, self._changing):
             heapq.heapreplace(self._heap, (self._score(self._last), self._last))
         else:
             heapq.heappop(self._heap)
 
     def _score(self, spot: Spot) -> _Score:
-        failures = self._failures.get(spot.uid, 0)
+        failures = self._failures.get(spot.uid, 0) if self._failures else 0
         return failures if failures >= FAULTY_FROM else 0, spot.of_service(self._ask.service), spot.tasks, spot.uid
 
 

@@ -6,11 +6,13 @@ Limits reserve nothing; only reservations count. Source: swarm semantics 4.5.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
 
 from shoal.api.objects import NodeDescription
 from shoal.api.template import GenericResource, TaskTemplate
+
+NO_KINDS: Final[Mapping[str, int]] = {}
 
 
 class Amounts(NamedTuple):
@@ -18,7 +20,7 @@ class Amounts(NamedTuple):
 
     nano_cpus: int = 0
     memory_bytes: int = 0
-    generic: Mapping[str, int] = {}
+    generic: Mapping[str, int] = NO_KINDS
 
     def fits_into(self, room: Amounts) -> bool:
         """Nothing asked for is more than there is; asking for nothing fits even where too much is taken."""
@@ -29,18 +31,22 @@ class Amounts(NamedTuple):
         )
 
     def plus(self, other: Amounts) -> Amounts:
-        return self._combined(other, 1)
+        return Amounts(
+            self.nano_cpus + other.nano_cpus, self.memory_bytes + other.memory_bytes, self._generic_with(other, 1)
+        )
 
     def minus(self, other: Amounts) -> Amounts:
-        return self._combined(other, -1)
+        if other is NOTHING:
+            return self
+        return Amounts(
+            self.nano_cpus - other.nano_cpus, self.memory_bytes - other.memory_bytes, self._generic_with(other, -1)
+        )
 
-    def _combined(self, other: Amounts, sign: int) -> Amounts:
-        generic = self.generic
-        if other.generic:
-            generic = {
-                kind: generic.get(kind, 0) + sign * other.generic.get(kind, 0) for kind in {**generic, **other.generic}
-            }
-        return Amounts(self.nano_cpus + sign * other.nano_cpus, self.memory_bytes + sign * other.memory_bytes, generic)
+    def _generic_with(self, other: Amounts, sign: int) -> Mapping[str, int]:
+        if not other.generic:
+            return self.generic
+        kinds = {**self.generic, **other.generic}
+        return {kind: self.generic.get(kind, 0) + sign * other.generic.get(kind, 0) for kind in kinds}
 
 
 NOTHING = Amounts()
@@ -59,7 +65,9 @@ def capacity_of(description: NodeDescription) -> Amounts:
     return Amounts(int(description.cpus), int(description.memory), _counted(description.generic))
 
 
-def _counted(resources: Iterable[GenericResource]) -> Mapping[str, int]:
+def _counted(resources: Sequence[GenericResource]) -> Mapping[str, int]:
+    if not resources:
+        return NO_KINDS
     counts: Counter[str] = Counter()
     for resource in resources:
         counts[resource.kind] += 1 if resource.count is None else resource.count
