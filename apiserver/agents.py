@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Final
 
 import anyio
@@ -81,7 +81,7 @@ class Agents:
         self._node(node)
         return await stream(request, self._messages(node))
 
-    async def _messages(self, node: str) -> AsyncIterator[bytes]:
+    async def _messages(self, node: str) -> AsyncGenerator[bytes, None]:
         """Yield hello, one complete set, then what changes, with requests in between, until the node is removed."""
         picture, outbox = Picture(node), Outbox()
         self._pictures.add(picture)

@@ -20,6 +20,7 @@ from apiserver import kinds
 from apiserver.agents import Agents
 from apiserver.identity import ADMIN, Identity, may
 from apiserver.joined import Joined
+from apiserver.logs import Logs
 from apiserver.metrics import Metrics
 from apiserver.mirror import Mirror
 from apiserver.objects import MAX_BODY, RESULT, Objects, error_response, json_response
@@ -64,6 +65,7 @@ class Server:
         self.agents = Agents(
             self.mirror, self.writer, self.writes, self.presences, self.requests, self.recorder, bookmark_s
         )
+        self.logs = Logs(self.mirror, self.hub, self.requests)
         self.metrics = Metrics(self.mirror, self.hub)
         self.mirror.listeners += [self.objects.changed, self.presences.changed, self.agents.changed]
         self.informer = Informer(
@@ -94,7 +96,7 @@ async def serving(store: Store, clock: Clock | None = None, **options: object) -
 
 def make_app(server: Server, identify: Identify) -> web.Application:
     """Route every path; each route's name is its row in the table of `apiserver.identity`."""
-    objects, agents = server.objects, server.agents
+    objects, agents, logs = server.objects, server.agents, server.logs
     app = web.Application(
         client_max_size=MAX_BODY,
         middlewares=[server.metrics.middleware, _errors, _guard(identify)],
@@ -114,6 +116,9 @@ def make_app(server: Server, identify: Identify) -> web.Application:
             _route("POST", root + "/nodes/{node}/status", agents.report, "node-report"),
             _route("POST", root + "/nodes/{node}/events", agents.events, "node-events"),
             _route("POST", root + "/nodes/{node}/answers/{id}", agents.answer, "node-answer"),
+            _route("GET", root + "/services/{name}/logs", logs.of_service, "service-logs"),
+            _route("GET", root + "/tasks/{name}/logs", logs.of_task, "task-logs"),
+            _route("GET", root + "/top", logs.top, "top"),
             _route("GET", root + "/{plural}", objects.list_or_watch, "objects-list"),
             _route("POST", root + "/{plural}", objects.create, "objects-create"),
             _route("GET", one, objects.get, "object-get"),

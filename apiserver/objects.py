@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any, Final
 
 import anyio
@@ -29,6 +30,9 @@ MAX_BODY: Final = 1 << 20
 
 RESULT: Final = "Shoal-Result"
 """The header that says what a write came to: created, configured, unchanged."""
+
+GONE_S: Final = 1.0
+"""Seconds between looks whether the client of a quiet stream is still there."""
 
 SEND_S: Final = 30.0
 """Seconds a client may take to read what fits into a socket's buffers before its connection is cut."""
@@ -321,28 +325,41 @@ def json_response(body: bytes, status: int = 200) -> web.Response:
     return web.Response(body=body, status=status, content_type="application/json")
 
 
-async def stream(request: web.Request, lines: AsyncIterator[bytes]) -> web.StreamResponse:
+async def stream(request: web.Request, lines: AsyncGenerator[bytes, None]) -> web.StreamResponse:
     """Send lines until they end or the client goes; one that stops reading is cut off."""
     response = web.StreamResponse(headers={"Content-Type": "application/json-lines", "Cache-Control": "no-store"})
     await response.prepare(request)
-    try:
-        async for line in lines:
-            if not line:
-                continue
-            with anyio.move_on_after(SEND_S) as scope:
-                await response.write(line)
-            if scope.cancelled_caught:
-                break
-        else:
-            await response.write_eof()
-            return response
-    except ConnectionResetError:
-        return response
-    finally:
-        await lines.aclose()  # type: ignore[attr-defined]
-    if request.transport is not None:
+    is_stuck = False
+    async with anyio.create_task_group() as tasks, aclosing(lines):
+        tasks.start_soon(_end_with, request, tasks.cancel_scope)
+        try:
+            async for line in lines:
+                is_stuck = bool(line) and not await _sent(response, line)
+                if is_stuck:
+                    break
+            else:
+                await response.write_eof()
+        except ConnectionResetError:
+            pass
+        tasks.cancel_scope.cancel()
+    if is_stuck and request.transport is not None:
         request.transport.abort()
     return response
+
+
+async def _sent(response: web.StreamResponse, line: bytes) -> bool:
+    """Whether the client took the line in time."""
+    with anyio.move_on_after(SEND_S):
+        await response.write(line)
+        return True
+    return False
+
+
+async def _end_with(request: web.Request, scope: anyio.CancelScope) -> None:
+    """Cancel once the client is gone: a quiet stream would never notice."""
+    while request.transport is not None and not request.transport.is_closing():  # noqa: ASYNC110  aiohttp has no event
+        await anyio.sleep(GONE_S)
+    scope.cancel()
 
 
 def error_response(error: ShoalError) -> web.Response:

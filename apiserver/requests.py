@@ -41,6 +41,11 @@ class Requests:
         self._outboxes: dict[str, Outbox] = {}
         self._waiting: dict[str, tuple[str, MemoryObjectSendStream[Line]]] = {}
 
+    @property
+    def connected(self) -> frozenset[str]:
+        """The nodes that can be asked."""
+        return frozenset(self._outboxes)
+
     def connect(self, node: str, outbox: Outbox) -> None:
         """A node's stream is open; a newer one takes over from an older."""
         self._outboxes[node] = outbox

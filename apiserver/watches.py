@@ -7,7 +7,7 @@ told `Expired` and lists again. So is a client that reads too slowly: it costs i
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Final
 
 import anyio
@@ -141,7 +141,7 @@ class Hub:
 
 async def lines(
     hub: Hub, kind: type[Object], watcher: Watcher, bookmark_s: float, version: Callable[[], int]
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """Yield what the client must be sent until it goes, or is sent away with a last line that says why."""
     try:
         while True:
