@@ -187,10 +187,14 @@ def watched_range(prefix: str) -> tuple[str, str]:
 
 
 def prefix_end(prefix: str) -> str:
-    """Return the first key after all that start with `prefix`; "" = there is no end (etcd's own convention is \\0)."""
+    """Return the first key after all that start with `prefix`; "" = there is no end.
+
+    Text sorts as its UTF-8 does, so this is etcd's range too.
+    """
     for at in range(len(prefix) - 1, -1, -1):
-        if ord(prefix[at]) < 0x10FFFF:
-            return prefix[:at] + chr(ord(prefix[at]) + 1)
+        if prefix[at] < "\U0010ffff":
+            following = ord(prefix[at]) + 1
+            return prefix[:at] + ("\ue000" if following == 0xD800 else chr(following))  # no surrogates in UTF-8
     return ""
 
 
@@ -212,7 +216,7 @@ def check_txn(txn: Txn) -> None:
 
 
 def _size(write: Write) -> int:
-    return len(write.key) + (len(write.value) if isinstance(write, Put) else 0)
+    return len(write.key.encode()) + (len(write.value) if isinstance(write, Put) else 0)
 
 
 def chunked(writes: Sequence[Write], size: int = MAX_OPERATIONS) -> list[Sequence[Write]]:

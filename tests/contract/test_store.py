@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import AsyncIterator, Sequence
+from random import Random
 
 import anyio
 import pytest
@@ -522,3 +523,67 @@ class TestLeasing:
         await store.lease_revoke(lease)
         with pytest.raises(NotFoundError):
             await store.lease_keep_alive(lease)
+
+
+class TestTwins:
+    """What the suite does not think of: random histories come out the same, to the last revision."""
+
+    async def test_both_stores_tell_the_same_story(self, own_etcd: EtcdProcess, seed: int) -> None:
+        random = Random(seed)
+        memory, etcd = MemoryStore(), EtcdStore([own_etcd.url])
+        leases: list[tuple[int, int]] = []
+        for number in range(400):
+            if number % 40 == 0:
+                leases.append((await memory.lease_grant(600), await etcd.lease_grant(600)))
+            if number % 55 == 54:
+                gone = leases.pop(random.randrange(len(leases)))
+                await memory.lease_revoke(gone[0])
+                await etcd.lease_revoke(gone[1])
+            revision = memory.revision
+            here, there = _random_txn(random, revision, leases)
+            assert await _outcome(memory, here) == await _outcome(etcd, there), here
+        assert await memory.list("/") == await etcd.list("/")
+        assert await _story(memory) == await _story(etcd)
+        await etcd.close()
+
+
+_NAMES = ("/a", "/a/1", "/a/2", "/a/2/x", "/b", "/b/é")
+
+
+def _random_txn(random: Random, revision: int, leases: Sequence[tuple[int, int]]) -> tuple[Txn, Txn]:
+    """Return one transaction in the words of both stores: their lease ids differ."""
+    compares = tuple(_random_compare(random, revision) for _ in range(random.choice((0, 0, 1, 1, 2))))
+    here: list[Write] = []
+    there: list[Write] = []
+    for name in random.sample(_NAMES, random.randint(0, 4)):
+        if random.random() < 0.3:
+            here.append(Delete(name))
+            there.append(Delete(name))
+            continue
+        lease = random.choice([(0, 0), *leases])
+        value = random.randbytes(random.randint(0, 3))
+        here.append(Put(name, value, lease[0]))
+        there.append(Put(name, value, lease[1]))
+    return Txn(compares, tuple(here)), Txn(compares, tuple(there))
+
+
+def _random_compare(random: Random, revision: int) -> Compare:
+    name, at = random.choice(_NAMES), random.choice((0, *range(max(1, revision - 8), revision + 1)))
+    return random.choice((Unchanged(name, at), CreatedAt(name, at), Exists(name), NoneUnder(name)))
+
+
+async def _outcome(store: Store, txn: Txn) -> object:
+    try:
+        return await store.commit(txn)
+    except ConflictError as error:
+        return (error.key, error.expected, error.found, str(error))
+
+
+async def _story(store: Store) -> list[Batch]:
+    """Everything from the beginning, until a mark at the end."""
+    await put(store, "/end")
+    batches: list[Batch] = []
+    async with store.watch("/", 1) as watch:
+        while not any(event.key == "/end" for batch in batches[-1:] for event in batch.events):
+            batches += await take(watch, 1)
+    return batches

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -188,6 +189,29 @@ async def test_compaction_behind_a_broken_watch_expires_it(own_etcd: EtcdProcess
             with anyio.fail_after(10), pytest.raises(ExpiredError):
                 await anext(watch)
         await proxied.close()
+
+
+async def test_compaction_between_the_pages_of_a_list_goes_unnoticed(
+    store: EtcdStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"{number:03}" for number in range(60)]
+    await store.commit(Txn((), tuple(Put(PREFIX + name, b"x") for name in names)))
+    monkeypatch.setattr(adapter, "PAGE_ITEMS", 2)
+    monkeypatch.setattr(adapter, "PAGE_BYTES", 1)
+    ask, asked = store._range, 0
+
+    async def ask_and_compact(request: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        if asked == 5:
+            await store.compact(await put(store, names[0], b"y"))
+        return await ask(request)
+
+    monkeypatch.setattr(store, "_range", ask_and_compact)
+    listing = await store.list(PREFIX)
+    assert [item.key for item in listing.items] == [PREFIX + name for name in names]
+    assert listing.items[0].value == b"y"
+    assert asked > 60
 
 
 async def test_a_cut_connection_is_mended_without_loss(own_etcd: EtcdProcess, store: EtcdStore) -> None:
