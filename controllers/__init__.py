@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any, Final
 
@@ -17,8 +18,13 @@ CONTROLLERS: Final = {
 """Name → where its declaration is."""
 
 
-def load(name: str) -> Controller[Any]:
-    """Return a controller's declaration. KeyError for a name that is none."""
-    module, _, attribute = CONTROLLERS[name].partition(":")
-    controller: Controller[Any] = getattr(import_module(module), attribute)
+def load(name: str, monotonic: Callable[[], float] | None = None) -> Controller[Any]:
+    """Return a controller's declaration; KeyError for a name that is none.
+
+    `monotonic` replaces the clock of one that measures time itself.
+    """
+    path, _, attribute = CONTROLLERS[name].partition(":")
+    module = import_module(path)
+    make = getattr(module, "make_controller", None)
+    controller: Controller[Any] = make(monotonic) if make and monotonic else getattr(module, attribute)
     return controller

@@ -10,7 +10,7 @@ import pytest
 from shoal.api import codec, keys
 from shoal.api.objects import Cluster, Node, Object, Presence, Service, Task
 from shoal.machinery.cache import Cache, Change
-from shoal.machinery.clock import VirtualClock
+from shoal.machinery.clock import VirtualClock, quiet
 from shoal.machinery.factories import make_cluster, make_node, make_service
 from shoal.machinery.informer import DRIFT, RECHECK_S, Informer
 from shoal.machinery.memory import MemoryStore
@@ -49,7 +49,7 @@ class Follower:
         return self.store.remove(keys.key_of(obj))
 
     async def quiet(self) -> None:
-        await anyio.wait_all_tasks_blocked()
+        await quiet()
 
     def names(self, kind: type[Object] = Node) -> list[str]:
         return sorted(obj.metadata.name for obj in self.cache.all(kind).values())
@@ -290,7 +290,7 @@ async def test_presences_are_followed_beside_the_rest() -> None:
         await informer.synced.wait()
         presence = Presence(metadata=msgspec.structs.replace(make_node().metadata, uid="a" * 25), sequence=1)
         store.put(keys.key_of(presence), codec.encode(presence))
-        await anyio.wait_all_tasks_blocked()
+        await quiet()
         assert len(cache.all(Presence)) == 1
         tasks.cancel_scope.cancel()
 
