@@ -32,15 +32,15 @@ SERVING: Final = Index(Backend, lambda backend: (backend.spec.service.uid,) if b
 def observe(key: str, cache: Cache) -> View | None:
     """Gather what belongs to the service with this uid; None once nothing of it is left."""
     service = next(iter(cache.by(SERVICES, key).values()), None)
-    slots = {slot.spec.slot: slot for slot in cache.by(SLOTS, key).values()}
-    tasks = tuple(cache.by(TASKS, key).values())
+    slots = {slot.spec.slot: slot for slot in cache.sorted_by(SLOTS, key)}
+    tasks = tuple(cache.sorted_by(TASKS, key))
     if service is None and not slots and not tasks:
         return None
     cluster = cache.get(Cluster, keys.CLUSTER)
     return View(
         service=service,
         rollout=next(iter(cache.by(ROLLOUTS, key).values()), None),
-        templates={revision.spec.hash: revision.spec.template for revision in cache.by(REVISIONS, key).values()},
+        templates={revision.spec.hash: revision.spec.template for revision in cache.sorted_by(REVISIONS, key)},
         slots=slots,
         tasks=tasks,
         nodes=dict(_nodes(service, tasks, cache)),
@@ -51,9 +51,9 @@ def observe(key: str, cache: Cache) -> View | None:
 
 def _nodes(service: Service | None, tasks: Iterable[Task], cache: Cache) -> Iterator[tuple[str, Node]]:
     if service is not None and service.spec.mode.is_global:
-        yield from ((node.metadata.uid, node) for node in cache.all(Node).values())
+        yield from ((node.metadata.uid, node) for _, node in sorted(cache.all(Node).items()))
         return
-    for uid in {task.spec.node.uid for task in tasks if task.spec.node is not None}:
+    for uid in sorted({task.spec.node.uid for task in tasks if task.spec.node is not None}):
         node = cache.get(Node, keys.node(uid))
         if node is not None:
             yield uid, node

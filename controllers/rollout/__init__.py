@@ -31,16 +31,16 @@ def observe(key: str, cache: Cache) -> View | None:
     """Gather what belongs to the service with this uid; None once nothing of it is left that is ours."""
     service = next(iter(cache.by(SERVICES, key).values()), None)
     rollout = next(iter(cache.by(ROLLOUTS, key).values()), None)
-    revisions = tuple(cache.by(REVISIONS, key).values())
+    revisions = tuple(cache.sorted_by(REVISIONS, key))
     if service is None:
         return View(None, rollout, revisions) if rollout is not None or revisions else None
-    tasks = tuple(cache.by(TASKS, key).values())
+    tasks = tuple(cache.sorted_by(TASKS, key))
     nodes = (cache.get(Node, keys.node(uid)) for uid in {task.spec.node.uid for task in tasks if task.spec.node})
     return View(
         service=service,
         rollout=rollout,
         revisions=revisions,
-        slots={slot.spec.slot: slot for slot in cache.by(SLOTS, key).values()},
+        slots={slot.spec.slot: slot for slot in cache.sorted_by(SLOTS, key)},
         tasks=tasks,
         nodes={node.metadata.uid: node for node in nodes if node is not None},
     )

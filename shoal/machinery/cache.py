@@ -75,6 +75,11 @@ class Cache:
         found: Mapping[str, T] = self._indexes[index].get(value, _NOTHING)
         return found
 
+    def sorted_by(self, index: Index[T], value: str) -> list[T]:
+        """The objects an index files under a value, in order of their keys, as plans must see them."""
+        found = self.by(index, value)
+        return [found[key] for key in sorted(found)]
+
     def fold(self, which: type[F]) -> F:
         return self._folds[which]  # type: ignore[return-value]
 

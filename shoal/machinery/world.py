@@ -79,7 +79,7 @@ class World:
         clock: VirtualClock | None = None,
         agent: FakeAgent | None = None,
         shuffle: Random | None = None,
-        recalling: Collection[str] = ("nodes",),
+        recalling: Collection[str] = ("endpoint", "nodes"),
     ) -> None:
         self.clock = clock or VirtualClock()
         self.recalling = recalling
