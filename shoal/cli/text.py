@@ -1,0 +1,93 @@
+"""Tables, ages and documents as text. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+Row = Sequence[str]
+
+_AGES: Final = ((86_400 * 365, "y"), (86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))
+
+
+def table(head: Row, rows: Iterable[Row], widths: Sequence[int] = ()) -> list[str]:
+    """Return aligned lines, the head first; `widths` are least widths, so that later rows align with earlier ones."""
+    lines = [list(head), *(list(row) for row in rows)]
+    columns = widths_of(lines, widths)
+    return [_line(line, columns) for line in lines]
+
+
+def widths_of(lines: Iterable[Row], least: Sequence[int] = ()) -> list[int]:
+    found = list(least)
+    for line in lines:
+        for index, cell in enumerate(line):
+            if index == len(found):
+                found.append(0)
+            found[index] = max(found[index], len(cell))
+    return found
+
+
+def row_line(row: Row, widths: Sequence[int]) -> str:
+    return _line(row, widths_of([row], widths))
+
+
+def _line(row: Row, widths: Sequence[int]) -> str:
+    return "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip()
+
+
+def age(stamp: str | None, now: datetime) -> str:
+    """Spell the time since a stamp in one or two units: 42s, 3m20s, 5h, 12d. A future one, by another clock, is 0s."""
+    then = moment(stamp)
+    if then is None:
+        return "-"
+    seconds = max(0, int((now - then).total_seconds()))
+    for index, (size, unit) in enumerate(_AGES):
+        if seconds >= size:
+            whole, rest = divmod(seconds, size)
+            text = f"{whole}{unit}"
+            if whole < 10 and index + 1 < len(_AGES):
+                small, small_unit = _AGES[index + 1]
+                text += f"{rest // small}{small_unit}" if rest // small else ""
+            return text
+    return "0s"
+
+
+def moment(stamp: str | None) -> datetime | None:
+    """Read a stamp of the API; None for none."""
+    if not stamp:
+        return None
+    found = datetime.fromisoformat(stamp)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def as_json(documents: list[Any]) -> str:
+    """Spell one document, or several as a list."""
+    found = documents[0] if len(documents) == 1 else {"apiVersion": "shoal/v1", "kind": "List", "items": documents}
+    return json.dumps(found, indent=2, ensure_ascii=False)
+
+
+def as_yaml(documents: list[Any]) -> str:
+    """Spell documents so that they can be edited and applied again."""
+    import yaml
+
+    return yaml.dump_all(
+        documents, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=120
+    ).rstrip("\n")
+
+
+def size(count: int) -> str:
+    """Spell bytes with three digits: 512B, 1.50M, 12.3G."""
+    number, units = float(count), ["B", "K", "M", "G", "T", "P"]
+    while number >= 999.5 and len(units) > 1:
+        number /= 1024
+        units.pop(0)
+    if units[0] == "B":
+        return f"{count}B"
+    digits = 2 if number < 9.995 else 1 if number < 99.95 else 0
+    return f"{number:.{digits}f}{units[0]}"
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,0 +1,111 @@
+"""`shoal wait` and `shoal rollout status`: until something is so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import anyio
+import click
+
+from shoal.api.errors import InvalidError, NotFoundError
+from shoal.api.objects import Object, Service
+from shoal.cli.client import Client, Plain, run
+from shoal.cli.columns import at
+from shoal.cli.columns import rollout as rollout_text
+from shoal.cli.convergence import progress
+from shoal.cli.options import api_of, complete_services, complete_targets, timeout_option
+from shoal.cli.progress import TIMED_OUT, follow_services
+from shoal.cli.watched import follow
+from shoal.cli.words import targets
+
+
+@click.command()
+@click.argument("words", nargs=-1, required=True, metavar="KIND/NAME…", shell_complete=complete_targets)
+@click.option(
+    "--for",
+    "condition",
+    default="converged",
+    show_default=True,
+    metavar="converged|delete|STATE|FIELD=VALUE",
+    help="converged (services), delete, a state such as running or ready, or the value of a field.",
+)
+@timeout_option("5m")
+@click.pass_context
+def wait(ctx: click.Context, words: tuple[str, ...], condition: str, timeout_s: float) -> int:
+    """Wait until something is so; exit code 4 if it is not in time."""
+    found = targets(words)
+    if any(not name for _, name in found):
+        raise InvalidError("expected KIND/NAME, such as service/hello")
+
+    async def work(client: Client) -> int:
+        if condition == "converged":
+            if any(kind is not Service for kind, _ in found):
+                raise InvalidError("only services converge; use --for=STATE, as --for=ready for a node")
+            for _, name in found:
+                await client.get(Service.PLURAL, name)
+            return await follow_services(client, {name: "" for _, name in found}, timeout_s)
+        late: list[str] = []
+        with anyio.move_on_after(timeout_s or None) as limit:
+            for kind, name in found:
+                late = [f"{kind.KIND.lower()}/{name}"]
+                await _until(client, kind, name, condition)
+                click.echo(f"{late[0]} {'deleted' if condition == 'delete' else condition}")
+        if limit.cancelled_caught:
+            click.echo(f"shoal: {late[0]} is not {condition} after {timeout_s:g} s", err=True)
+            return TIMED_OUT
+        return 0
+
+    return run(api_of(ctx), work)
+
+
+async def _until(client: Client, kind: type[Object], name: str, condition: str) -> None:
+    """Watch one object; for `delete`, one that is not there is there no more."""
+    try:
+        obj = await client.get(kind.PLURAL, name)
+    except NotFoundError:
+        if condition == "delete":
+            return
+        raise
+    holds = condition_of(condition)
+    async for changes in follow(client, kind, fields=f"metadata.uid={at(obj, 'metadata.uid')}"):
+        is_gone = not changes or changes[-1].new is None
+        if is_gone and condition != "delete":
+            raise NotFoundError(f"{kind.KIND.lower()} {name} was deleted meanwhile")
+        if is_gone or holds(changes[-1].new or {}):
+            return
+
+
+def condition_of(text: str) -> Callable[[Plain], bool]:
+    """Read what to wait for. Pure."""
+    if text == "delete":
+        return lambda obj: False
+    field, equals, value = text.rpartition("=")
+    if equals:
+        path = field.strip().lstrip(".")
+        return lambda obj: str(at(obj, path)).lower() == value.lower()
+    return lambda obj: text.lower() in (at(obj, "status.state"), at(obj, "status.rollout.state"))
+
+
+@click.group()
+def rollout() -> None:
+    """Follow a service's rollout."""
+
+
+@rollout.command()
+@click.argument("service", shell_complete=complete_services)
+@click.option("--no-wait", is_flag=True, help="Say how it is and return.")
+@timeout_option("10m")
+@click.pass_context
+def status(ctx: click.Context, service: str, no_wait: bool, timeout_s: float) -> int:
+    """Show how far a service's rollout is, until it is over: 0 completed, 1 failed or paused, 5 rolled back."""
+    name = service.removeprefix("service/")
+
+    async def work(client: Client) -> int:
+        obj = await client.get(Service.PLURAL, name)
+        if no_wait:
+            tasks, _ = await client.list("tasks", fields=f"spec.service.uid={at(obj, 'metadata.uid')}")
+            click.echo(f"service/{name}: {rollout_text(obj)}; {progress(obj, tasks).text}")
+            return 0
+        return await follow_services(client, {name: str(at(obj, "status.revision"))}, timeout_s)
+
+    return run(api_of(ctx), work)
