@@ -52,6 +52,8 @@ MAKING: Final = 8
 STARTING: Final = 8
 """Containers made and started at once."""
 
+NEVER_REACHED: Final = "no API server has been reached yet"
+
 log = structlog.get_logger()
 
 
@@ -88,7 +90,7 @@ class Agent:
         self._changed = anyio.Event()
         self._to_save = anyio.Event()
         self._engine_trouble = "the engine has not been reached yet"
-        self._manager_trouble = "no API server has been reached yet"
+        self._manager_trouble = NEVER_REACHED
 
     def troubles(self) -> list[str]:
         """What keeps the agent from its work, in sentences; none = all is well."""
@@ -114,7 +116,7 @@ class Agent:
                         tries = 0
                         self._take(message, group)
             except (UnavailableError, NotFoundError, ForbiddenError) as error:
-                if not self._manager_trouble:
+                if self._manager_trouble in ("", NEVER_REACHED):
                     log.warning("managers_lost", reason=str(error))
                 self._manager_trouble = str(error)
                 self._api.next_server()

@@ -21,8 +21,8 @@ MINE = {"shoal.node": "n1"}
 
 
 @pytest.fixture(scope="module")
-def dockerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateEngine]:
-    with private_engine(tmp_path_factory.mktemp("engine")) as engine:
+def dockerd() -> Iterator[PrivateEngine]:
+    with private_engine() as engine:
         yield engine
 
 

@@ -14,13 +14,13 @@ import signal
 import socket
 import subprocess
 import tarfile
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from docker import APIClient
-from docker.errors import DockerException
 
 IMAGE = "shoal-test:1"
 _PR_SET_PDEATHSIG = 1
@@ -29,7 +29,10 @@ _APPLETS = ("sh", "sleep", "echo", "cat", "true", "false", "httpd", "wget", "nc"
 
 
 class PrivateEngine:
-    """dockerd, started and stopped by process id. Its containers die with `stop`, not with `kill`."""
+    """dockerd, started and stopped by process id, in a network namespace that outlives its restarts.
+
+    Call `start` from the main thread: the parent-death signal is bound to the thread that starts a process.
+    """
 
     def __init__(self, root: Path, *arguments: str) -> None:
         self.root = root
@@ -37,44 +40,66 @@ class PrivateEngine:
         self.url = f"unix://{self.socket}"
         self.arguments = arguments
         self.process: subprocess.Popen[bytes] | None = None
+        self.holder: subprocess.Popen[bytes] | None = None
+        """Keeps the network namespace."""
 
     def start(self) -> None:
+        if self.holder is None:
+            self.holder = _start("unshare", "--net", "--", "sh", "-c", "ip link set lo up && exec sleep infinity")
+            _await_namespace(self.holder)
         self.root.mkdir(parents=True, exist_ok=True)
         (self.root / "daemon.json").write_text("{}")
-        log = (self.root / "dockerd.log").open("ab")
-        self.process = subprocess.Popen(
-            [
-                *("unshare", "--net", "--", "sh", "-c", 'ip link set lo up && exec "$@"', "sh", "dockerd"),
+        with (self.root / "dockerd.log").open("ab") as log:
+            self.process = _start(
+                *self._inside("dockerd"),
                 f"--data-root={self.root}/data",
                 f"--exec-root={self.root}/exec",
                 f"--pidfile={self.root}/dockerd.pid",
                 f"--host={self.url}",
                 f"--config-file={self.root}/daemon.json",
                 *self.arguments,
-            ],
-            stdout=log,
-            stderr=log,
-            preexec_fn=_die_with_parent,
-        )
-        log.close()
+                output=log.fileno(),
+            )
         self._await_answer()
 
-    def stop(self, timeout_s: float = 30.0) -> None:
-        """End it in order: containers are stopped too, unless live-restore is on."""
+    def stop(self, how: signal.Signals = signal.SIGTERM, timeout_s: float = 30.0) -> None:
+        """End it; in order, containers are stopped too, unless live-restore is on."""
         if self.process is not None:
-            self.process.send_signal(signal.SIGTERM)
+            self.process.send_signal(how)
             self.process.wait(timeout_s)
             self.process = None
+        if how is signal.SIGKILL:
+            for pid_file in self._containerd():
+                pid_file.unlink()  # its process died with dockerd, but may lie unreaped and pass for alive
+
+    def close(self) -> None:
+        """End it and what may be left of it, and forget its data."""
+        self.stop()
+        for pid_file in self._containerd():
+            with suppress(ProcessLookupError, ValueError):
+                os.kill(int(pid_file.read_text()), signal.SIGTERM)
+        if self.holder is not None:
+            self.holder.kill()
+            self.holder.wait()
+            self.holder = None
+        _unmount_below(self.root)
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def _containerd(self) -> list[Path]:
+        return list(self.root.glob("exec/containerd/containerd.pid"))
 
     @property
     def pid(self) -> int:
-        assert self.process is not None
-        return self.process.pid
+        """A process in the engine's network namespace."""
+        assert self.holder is not None
+        return self.holder.pid
 
     def run_inside(self, *command: str) -> str:
         """Run a command in the engine's network namespace and return what it printed."""
-        whole = ["nsenter", f"--net=/proc/{self.pid}/ns/net", "--", *command]
-        return subprocess.run(whole, check=True, capture_output=True, text=True).stdout
+        return subprocess.run(self._inside(*command), check=True, capture_output=True, text=True).stdout
+
+    def _inside(self, *command: str) -> list[str]:
+        return ["nsenter", f"--net=/proc/{self.pid}/ns/net", "--", *command]
 
     def client(self) -> APIClient:
         return APIClient(self.url, version="auto", timeout=30)
@@ -107,29 +132,33 @@ class PrivateEngine:
                 raise AssertionError(f"dockerd ended:\n{(self.root / 'dockerd.log').read_text()[-3000:]}")
             try:
                 with socket.socket(socket.AF_UNIX) as probe:
+                    probe.settimeout(10)
                     probe.connect(str(self.socket))
-                self.client().close()
-            except (DockerException, OSError):
-                if time.monotonic() > deadline:
-                    raise AssertionError((self.root / "dockerd.log").read_text()[-3000:]) from None
-                time.sleep(0.05)
-            else:
+                    probe.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
+                    answers = b" 200 " in probe.recv(64)
+            except OSError:
+                answers = False
+            if answers:
                 return
+            if time.monotonic() > deadline:
+                raise AssertionError((self.root / "dockerd.log").read_text()[-3000:])
+            time.sleep(0.05)
 
 
 @contextmanager
-def private_engine(root: Path, *arguments: str) -> Iterator[PrivateEngine]:
-    """Run an engine with the test image for as long as the block lasts."""
-    engine = PrivateEngine(root, *arguments)
+def private_engine(*arguments: str) -> Iterator[PrivateEngine]:
+    """Run an engine with the test image for as long as the block lasts.
+
+    Its folder has a short name: the engine's own sockets lie deep in it, and a socket's path has at most 107 bytes.
+    """
+    engine = PrivateEngine(Path(tempfile.mkdtemp(prefix="shoal-engine-")), *arguments)
     try:
         engine.start()
         engine.import_image()
         yield engine
         engine.clear()
     finally:
-        engine.stop()
-        _unmount_below(root)
-        shutil.rmtree(root, ignore_errors=True)
+        engine.close()
 
 
 def busybox_tar() -> bytes:
@@ -155,6 +184,18 @@ def _add_file(tar: tarfile.TarFile, name: str, text: bytes) -> None:
     info = tarfile.TarInfo(name)
     info.size = len(text)
     tar.addfile(info, io.BytesIO(text))
+
+
+def _start(*command: str, output: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, stdout=output, stderr=output, preexec_fn=_die_with_parent)
+
+
+def _await_namespace(process: subprocess.Popen[bytes]) -> None:
+    """Wait until the process is in a network namespace of its own, with its loopback up."""
+    deadline = time.monotonic() + 10
+    while os.readlink(f"/proc/{process.pid}/ns/net") == os.readlink("/proc/self/ns/net"):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def _die_with_parent() -> None:
