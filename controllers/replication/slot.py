@@ -33,6 +33,7 @@ class Decision:
 
 
 IDLE = Decision()
+_BAD_ENDS = frozenset({TaskState.FAILED, TaskState.REJECTED, TaskState.ORPHANED})
 
 
 def decide(view: View, held: Held, now: datetime, *, frozen: bool = False) -> Decision:
@@ -88,8 +89,9 @@ def _restart(view: View, held: Held, current: Task, now: datetime, *, frozen: bo
     delay = max(restart_delay(current, node), left) if wanted else None
     note = f"{why}; replaced{f' in {Duration.of(delay.total_seconds())}' if delay else ''}"
     overlaps = any(task not in stop for task in held.live_others)
+    warning = wanted and (is_lost(node) or current.status.state in _BAD_ENDS)
     return Decision(
-        _succeed(view, held, now, "TaskReplaced", note, stop=stop, delay=delay, start_first=overlaps, warning=True)
+        _succeed(view, held, now, "TaskReplaced", note, stop=stop, delay=delay, start_first=overlaps, warning=warning)
     )
 
 
