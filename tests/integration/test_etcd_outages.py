@@ -11,7 +11,6 @@ from typing import Any
 
 import anyio
 import pytest
-from anyio import to_thread
 
 from shoal.api.errors import ConflictError, ExpiredError, InvalidError, UnavailableError
 from shoal.machinery import etcd as adapter
@@ -36,6 +35,14 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 async def store(own_etcd: EtcdProcess) -> AsyncIterator[EtcdStore]:
     found = EtcdStore([own_etcd.url])
+    yield found
+    await found.close()
+
+
+@pytest.fixture
+async def shared(etcd: EtcdProcess) -> AsyncIterator[EtcdStore]:
+    """On the run's etcd, for tests that do it no harm."""
+    found = EtcdStore([etcd.url])
     yield found
     await found.close()
 
@@ -85,7 +92,7 @@ async def test_kill_and_restart_in_the_middle_of_a_watch_and_commits(own_etcd: E
         for _ in range(3):
             await anyio.sleep(0.2)
             own_etcd.kill()
-            await to_thread.run_sync(own_etcd.start)
+            await own_etcd.restart()
 
     async with store.watch(PREFIX, since) as watch:
         async with anyio.create_task_group() as tasks:
@@ -144,10 +151,10 @@ async def test_a_call_can_be_given_up_at_any_moment(own_etcd: EtcdProcess, store
 
 
 @pytest.mark.usefixtures("quick")
-async def test_a_silent_stream_is_left_though_its_connection_is_up(own_etcd: EtcdProcess) -> None:
+async def test_a_silent_stream_is_left_though_its_connection_is_up(etcd: EtcdProcess) -> None:
     async with AsyncExitStack() as stack:
-        proxy = await stack.enter_async_context(running_proxy(own_etcd.port))
-        direct, proxied = EtcdStore([own_etcd.url]), EtcdStore([f"http://127.0.0.1:{proxy.port}", own_etcd.url])
+        proxy = await stack.enter_async_context(running_proxy(etcd.port))
+        direct, proxied = EtcdStore([etcd.url]), EtcdStore([f"http://127.0.0.1:{proxy.port}", etcd.url])
         stack.push_async_callback(direct.close)
         stack.push_async_callback(proxied.close)
         since = await put(proxied, "a")
@@ -160,12 +167,12 @@ async def test_a_silent_stream_is_left_though_its_connection_is_up(own_etcd: Etc
 
 
 async def test_a_watch_survives_idleness_longer_than_its_patience(
-    own_etcd: EtcdProcess, monkeypatch: pytest.MonkeyPatch
+    etcd: EtcdProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An idle etcd is no silent one: probes are answered, and the stream stays."""
     monkeypatch.setattr(adapter, "PROBE_S", 0.2)
     monkeypatch.setattr(adapter, "SILENCE_S", 0.7)
-    async with running_proxy(own_etcd.port) as proxy:
+    async with running_proxy(etcd.port) as proxy:
         store = EtcdStore([f"http://127.0.0.1:{proxy.port}"])
         async with store.watch(PREFIX, await put(store, "a")) as watch:
             with anyio.move_on_after(2):
@@ -176,15 +183,15 @@ async def test_a_watch_survives_idleness_longer_than_its_patience(
         await store.close()
 
 
-async def test_compaction_behind_a_broken_watch_expires_it(own_etcd: EtcdProcess, store: EtcdStore) -> None:
-    async with running_proxy(own_etcd.port) as proxy:
+async def test_compaction_behind_a_broken_watch_expires_it(etcd: EtcdProcess, shared: EtcdStore) -> None:
+    async with running_proxy(etcd.port) as proxy:
         proxied = EtcdStore([f"http://127.0.0.1:{proxy.port}"])
-        async with proxied.watch(PREFIX, await put(store, "a")) as watch:
-            await put(store, "b")
+        async with proxied.watch(PREFIX, await put(shared, "a")) as watch:
+            await put(shared, "b")
             await take_until(watch, "b")
             proxy.cut()
-            await put(store, "c")
-            await store.compact(await put(store, "d"))
+            await put(shared, "c")
+            await shared.compact(await put(shared, "d"))
             proxy.mend()
             with anyio.fail_after(10), pytest.raises(ExpiredError):
                 await anext(watch)
@@ -214,12 +221,12 @@ async def test_compaction_between_the_pages_of_a_list_goes_unnoticed(
     assert asked > 60
 
 
-async def test_a_cut_connection_is_mended_without_loss(own_etcd: EtcdProcess, store: EtcdStore) -> None:
-    async with running_proxy(own_etcd.port) as proxy:
+async def test_a_cut_connection_is_mended_without_loss(etcd: EtcdProcess, shared: EtcdStore) -> None:
+    async with running_proxy(etcd.port) as proxy:
         proxied = EtcdStore([f"http://127.0.0.1:{proxy.port}"])
-        async with proxied.watch(PREFIX, (await store.list(PREFIX)).revision) as watch:
+        async with proxied.watch(PREFIX, (await shared.list(PREFIX)).revision) as watch:
             for number in range(40):
-                await put(store, f"{number:02}")
+                await put(shared, f"{number:02}")
                 if number % 10 == 5:
                     proxy.cut()
                     proxy.mend()
@@ -235,7 +242,7 @@ async def test_a_store_that_lost_its_data_expires_watches(own_etcd: EtcdProcess,
         await put(store, "g")
         await take_until(watch, "g")
         own_etcd.wipe()
-        await to_thread.run_sync(own_etcd.start)
+        await own_etcd.restart()
         with anyio.fail_after(10), pytest.raises(ExpiredError):
             await anext(watch)
     assert (await store.list(PREFIX)).items == ()
@@ -252,15 +259,15 @@ async def test_a_backlog_too_large_for_a_message_expires_the_watch(store: EtcdSt
 
 
 @pytest.mark.usefixtures("quick")
-async def test_a_write_whose_answer_is_lost_is_unknown_and_reading_back_tells(own_etcd: EtcdProcess) -> None:
-    async with running_proxy(own_etcd.port) as proxy:
-        direct, proxied = EtcdStore([own_etcd.url]), EtcdStore([f"http://127.0.0.1:{proxy.port}"])
+async def test_a_write_whose_answer_is_lost_is_unknown_and_reading_back_tells(etcd: EtcdProcess) -> None:
+    async with running_proxy(etcd.port) as proxy:
+        direct, proxied = EtcdStore([etcd.url]), EtcdStore([f"http://127.0.0.1:{proxy.port}"])
         await put(proxied, "a")
         proxy.hold_answers()
-        write = Txn((Unchanged(PREFIX + "b", 0),), (Put(PREFIX + "b", b"mine"),))
+        write = Txn((Unchanged(PREFIX + "once", 0),), (Put(PREFIX + "once", b"mine"),))
         with pytest.raises(UnavailableError):
             await proxied.commit(write)
-        found = await direct.get(PREFIX + "b")
+        found = await direct.get(PREFIX + "once")
         assert found is not None
         assert found.value == b"mine"
         proxy.release_answers()
@@ -279,8 +286,8 @@ async def test_nobody_there_is_said_at_once(one_loop: None) -> None:
     await store.close()
 
 
-async def test_a_dead_endpoint_is_passed_over(own_etcd: EtcdProcess) -> None:
-    store = EtcdStore([f"http://127.0.0.1:{free_ports(1)[0]}", own_etcd.url])
+async def test_a_dead_endpoint_is_passed_over(etcd: EtcdProcess) -> None:
+    store = EtcdStore([f"http://127.0.0.1:{free_ports(1)[0]}", etcd.url])
     listing = await store.list(PREFIX)
     async with store.watch(PREFIX, listing.revision) as watch:
         await store.commit(Txn((), (Put(PREFIX + "a", b""),)))
@@ -288,8 +295,8 @@ async def test_a_dead_endpoint_is_passed_over(own_etcd: EtcdProcess) -> None:
     await store.close()
 
 
-async def test_closing_the_store_ends_its_watches(own_etcd: EtcdProcess) -> None:
-    store = EtcdStore([own_etcd.url])
+async def test_closing_the_store_ends_its_watches(etcd: EtcdProcess) -> None:
+    store = EtcdStore([etcd.url])
     async with store.watch(PREFIX, await put(store, "a")) as watch:
         await put(store, "b")
         await take_until(watch, "b")
@@ -300,18 +307,18 @@ async def test_closing_the_store_ends_its_watches(own_etcd: EtcdProcess) -> None
         await store.get("/a")
 
 
-async def test_subprocesses_do_not_disturb_a_watch(own_etcd: EtcdProcess, store: EtcdStore) -> None:
-    since = (await store.list(PREFIX)).revision
-    async with store.watch(PREFIX, since) as watch:
+async def test_subprocesses_do_not_disturb_a_watch(shared: EtcdStore) -> None:
+    since = (await shared.list(PREFIX)).revision
+    async with shared.watch(PREFIX, since) as watch:
         for number in range(30):
             subprocess.run(["true"], check=True)
-            await put(store, f"{number}")
+            await put(shared, f"{number}")
         assert len(await take_until(watch, "29")) == 30
 
 
-async def test_status_tells_what_operators_ask(store: EtcdStore) -> None:
-    revision = await put(store, "a")
-    status = await store.status()
+async def test_status_tells_what_operators_ask(shared: EtcdStore) -> None:
+    revision = await put(shared, "a")
+    status = await shared.status()
     assert (status.revision, status.leader) == (revision, status.member)
     assert status.db_size_bytes > 0
     assert status.version.startswith("3.")

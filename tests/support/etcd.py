@@ -14,6 +14,8 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from anyio import to_thread
+
 from tests.support.certificates import TlsFiles
 
 
@@ -36,6 +38,15 @@ class EtcdProcess:
 
     def start(self) -> None:
         """Start it, or start it again on its old data, and wait until it serves."""
+        self._launch()
+        self._wait_until_healthy()
+
+    async def restart(self) -> None:
+        """The same in a loop that goes on. The process is this thread's child: a worker's would die with the worker."""
+        self._launch()
+        await to_thread.run_sync(self._wait_until_healthy)
+
+    def _launch(self) -> None:
         peer = f"http://127.0.0.1:{self._peer}"
         command = [
             "setpriv", "--pdeathsig", "KILL", "etcd", "--name", "test", "--data-dir", str(self.directory / "data"),
@@ -50,7 +61,6 @@ class EtcdProcess:
             ]  # fmt: skip
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        self._wait_until_healthy()
 
     def kill(self) -> None:
         """kill -9, also when it is frozen."""
