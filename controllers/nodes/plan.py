@@ -1,6 +1,7 @@
 """What the nodes controller decides. Pure.
 
-    unknown, down, disconnected ──(heard)──► ready ──(silent for a period and a second)──► down ──(a day)──► orphans
+    any state ──(heard)──► ready
+    any state ──(silent for a period and a second)──► down ──(a day)──► its tasks are orphans
 
 "Silent" is measured by this process's own monotonic clock (see `hearing`). When more than half of at least five ready
 nodes fall silent within one period, the fault is more likely ours than theirs: the brake holds everything for a while.
@@ -77,7 +78,7 @@ def _judge(view: NodesView, now: datetime) -> tuple[list[Action], timedelta | No
         if uid in hearing.heard:
             if node.status.state is not NodeState.READY:
                 actions.append(_move(node, NodeState.READY, "", now))
-        elif node.status.state in (NodeState.READY, NodeState.UNKNOWN):
+        elif node.status.state is not NodeState.DOWN:
             left = _time_left(uid, hearing, view.cluster)
             if left <= 0:
                 due.append(node)

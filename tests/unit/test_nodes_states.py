@@ -76,6 +76,15 @@ def test_a_new_node_is_ready_once_it_is_heard() -> None:
     assert hosts.states() == ["ready", "unknown"]
 
 
+@pytest.mark.parametrize("state", [NodeState.UNKNOWN, NodeState.DISCONNECTED])
+def test_a_node_that_is_never_heard_is_down_after_an_interval(state: NodeState) -> None:
+    hosts = Hosts(1, state)
+    hosts.run(6)
+    assert hosts.states() == [state.value]
+    hosts.run(2)
+    assert hosts.states() == ["down"]
+
+
 def test_a_silent_node_is_down_a_period_and_a_second_after_its_last_beat() -> None:
     hosts = Hosts()
     hosts.run(20, beating=[0, 1, 2])
