@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FABRIC_ADDRESS = "10.99.0.254"
@@ -35,6 +35,7 @@ set -eu
 hostname "$NAME"
 mount -t tmpfs tmpfs /run
 mkdir -p /run/lock /etc/docker /var/lib/shoal
+mount -t tmpfs tmpfs /usr/local/sbin
 mount --bind "$DIR/etc-docker" /etc/docker
 mount --bind "$DIR/state" /var/lib/shoal
 mount --bind "$DIR/resolv.conf" /etc/resolv.conf
@@ -267,7 +268,7 @@ class Lab:
         for number in range(1, 100):
             if not remove_cgroup(f"shoal-lab-{self.name}-{number}") and number > len(self._hosts):
                 break
-        shutil.rmtree(self.directory, ignore_errors=True)
+        remove_folder(self.directory)
 
     def host(self, number: int) -> Host:
         return self._hosts.setdefault(number, Host(self, number))
@@ -354,6 +355,9 @@ class Lab:
         beside.replace(self.directory / "lab.json")
 
 
+T = TypeVar("T")
+
+
 def within(seconds: float, holds: Callable[[], bool], what: str, said: Callable[[], str]) -> None:
     """Wait for a condition; LabError with what was said meanwhile."""
     deadline = time.monotonic() + seconds
@@ -363,8 +367,28 @@ def within(seconds: float, holds: Callable[[], bool], what: str, said: Callable[
         time.sleep(0.02)
 
 
+def eventually(probe: Callable[[], T], within: float = 10.0, every: float = 0.05) -> T:
+    """Ask until the answer is true, and return it. A failed assertion of the probe counts as "not yet"."""
+    deadline = time.monotonic() + within
+    while True:
+        try:
+            last: object = probe()
+            if last:
+                return last  # type: ignore[return-value]
+        except AssertionError as error:
+            last = error
+        if time.monotonic() > deadline:
+            raise AssertionError(f"did not become true within {within} s; last seen: {last!r}")
+        time.sleep(every)
+
+
 def split(arguments: str | Sequence[str]) -> list[str]:
     return shlex.split(arguments) if isinstance(arguments, str) else list(arguments)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder; a mount or a busy file in it must not fail a test run."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_cgroup(name: str) -> bool:

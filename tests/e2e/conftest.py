@@ -1,0 +1,75 @@
+"""A real host for end-to-end tests: its own kernel namespaces, Docker engine and Shoal (see tests/support/lab.py)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from tests.support.lab import Host, Lab, remove_folder
+from tests.support.lab import eventually as eventually_in_lab
+
+PROCESSES = ("host", "etcd", "apiserver", "replication", "rollout", "placement", "endpoint", "nodes", "nodeagent")
+_spare = count(21)
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """One laboratory for the whole run; it ends with us, also when we are killed."""
+    laboratory = Lab(f"t{os.getpid()}", tmp_path_factory.mktemp("lab"), tied=True)
+    laboratory.up(0)
+    yield laboratory
+    laboratory.down()
+
+
+@pytest.fixture(scope="session")
+def lasting_host(lab: Lab) -> Host:
+    """Host 1, made the first of a swarm once."""
+    found = lab.host(1)
+    found.on()
+    found.run("hack/images").ok()
+    found.up()
+    return found
+
+
+@pytest.fixture
+def host(lasting_host: Host, request: pytest.FixtureRequest) -> Iterator[Host]:
+    """Host 1, up and without services; what a test leaves behind is removed."""
+    lasting_host.up()
+    request.node.lab_host = lasting_host
+    yield lasting_host
+    lasting_host.start_engine()
+    lasting_host.up()
+    for name in lasting_host.shoal("get services -o name").ok().out.split():
+        lasting_host.shoal(["delete", "service", name.rpartition("/")[2]]).ok()
+    eventually_in_lab(lambda: not lasting_host.docker("ps -q --no-trunc").ok().out, within=60)
+
+
+@pytest.fixture
+def fresh_host(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Host]:
+    """A host with an engine and its images, on which Shoal was never started."""
+    found = lab.host(next(_spare))
+    found.on()
+    request.node.lab_host = found
+    yield found
+    found.off()
+    remove_folder(found.directory)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Show what Shoal's processes said last when a test fails."""
+    report = yield
+    host = getattr(item, "lab_host", None)
+    if report.failed and host is not None:
+        for process in PROCESSES:
+            report.sections.append((f"{process}.log", host.log(process, lines=25)))
+    return report
+
+
+@pytest.fixture
+def repository() -> Path:
+    return Path(__file__).resolve().parents[2]
