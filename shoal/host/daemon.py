@@ -156,6 +156,10 @@ class HostDaemon:
         """Run the role's processes, and see to the first objects where they may be missing still."""
         assert self.identity is not None
         self._prepare(self.identity)
+        if self.identity.phase is Phase.INITIALISING:
+            # An etcd killed while it made its data can be left without a member, and then never elects a leader.
+            # Nothing but first objects can be in it yet, so it begins anew.
+            remove(self.options.paths.etcd_data)
         processes = processes_for(self.identity, self.options.paths, self.options.docker, platform.machine())
         self.supervisor.plan(processes)
         with anyio.CancelScope() as self._running:
