@@ -36,13 +36,19 @@ async def wait(clock: Clock, event: anyio.Event, seconds: float) -> bool:
     return event.is_set()
 
 
+CALM_ROUNDS = 5
+"""Rounds of the event loop without a runnable task: a cancellation takes some to arrive."""
+
+
 async def quiet() -> None:
     """Let every other task run until it waits for something: what a test does before it looks.
 
     `anyio.wait_all_tasks_blocked` is the same, but sleeps a real tenth of a second between two looks.
     """
-    me = asyncio.current_task()
-    while any(_is_runnable(task) for task in asyncio.all_tasks() if task is not me):
+    me, calm = asyncio.current_task(), 0
+    while calm < CALM_ROUNDS:
+        is_busy = any(_is_runnable(task) for task in asyncio.all_tasks() if task is not me)
+        calm = 0 if is_busy else calm + 1
         await anyio.lowlevel.checkpoint()
 
 
