@@ -12,6 +12,7 @@ from typing import Final
 import anyio
 import click
 from aiohttp import web
+from prometheus_client import REGISTRY
 
 from apiserver.app import serving
 from shoal.api.errors import InvalidError
@@ -43,7 +44,7 @@ def make_serve(etcd: EtcdAddress, socket: Path, cluster_key: Path) -> Callable[[
         check_key(cluster_key)
         store = etcd.connect()
         try:
-            async with serving(store) as server:
+            async with serving(store, registry=REGISTRY) as server:
                 health.not_ready = lambda: "" if server.mirror.synced else "waiting for etcd"
                 runner = web.AppRunner(server.app, access_log=None, shutdown_timeout=DRAIN_S)
                 await runner.setup()

@@ -15,6 +15,7 @@ import anyio
 import structlog
 from aiohttp import web
 from aiohttp.typedefs import Middleware
+from prometheus_client import CollectorRegistry
 
 from apiserver import kinds
 from apiserver.agents import Agents
@@ -51,7 +52,13 @@ class Server:
     """All parts of one API server, wired together."""
 
     def __init__(
-        self, store: Store, clock: Clock, *, identify: Identify = lambda _: ADMIN, bookmark_s: float = BOOKMARK_S
+        self,
+        store: Store,
+        clock: Clock,
+        *,
+        identify: Identify = lambda _: ADMIN,
+        bookmark_s: float = BOOKMARK_S,
+        registry: CollectorRegistry | None = None,
     ) -> None:
         self.store, self.clock = store, clock
         self.mirror, self.hub = Mirror(), Hub()
@@ -66,7 +73,7 @@ class Server:
             self.mirror, self.writer, self.writes, self.presences, self.requests, self.recorder, bookmark_s
         )
         self.logs = Logs(self.mirror, self.hub, self.requests)
-        self.metrics = Metrics(self.mirror, self.hub)
+        self.metrics = Metrics(self.mirror, self.hub, registry)
         self.mirror.listeners += [self.objects.changed, self.presences.changed, self.agents.changed]
         self.informer = Informer(
             store, self.mirror.cache, kinds.SHOWN, clock, prefixes=(keys.ROOT, keys.EVENTS), keep=self.mirror.keep
@@ -85,9 +92,19 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(store: Store, clock: Clock | None = None, **options: object) -> AsyncIterator[Server]:
-    """Run a server's background work and yield it, synced; its app is ready to be bound to a socket."""
-    server = Server(store, clock or SystemClock(), **options)  # type: ignore[arg-type]
+async def serving(
+    store: Store,
+    clock: Clock | None = None,
+    *,
+    identify: Identify = lambda _: ADMIN,
+    bookmark_s: float = BOOKMARK_S,
+    registry: CollectorRegistry | None = None,
+) -> AsyncIterator[Server]:
+    """Run a server's background work and yield it; its app is ready to be bound to a socket.
+
+    Requests that come before the store was read wait for that. `registry` None = one of its own.
+    """
+    server = Server(store, clock or SystemClock(), identify=identify, bookmark_s=bookmark_s, registry=registry)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(server.run)
         yield server

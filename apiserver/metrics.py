@@ -19,9 +19,9 @@ from shoal.api import objects as o
 class Metrics(Collector):
     """Counters of requests, and gauges read from the mirror whenever somebody asks."""
 
-    def __init__(self, mirror: Mirror, hub: Hub) -> None:
+    def __init__(self, mirror: Mirror, hub: Hub, registry: CollectorRegistry | None = None) -> None:
         self._mirror, self._hub = mirror, hub
-        self.registry = CollectorRegistry()
+        self.registry = registry if registry is not None else CollectorRegistry()
         self._requests = Counter(
             "shoal_api_requests_total", "Requests answered.", ["method", "status"], registry=self.registry
         )

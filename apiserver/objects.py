@@ -17,12 +17,20 @@ from apiserver.admission import Admission, View
 from apiserver.joined import Joined
 from apiserver.lookup import find
 from apiserver.mirror import FIELD_INDEXES, Mirror
-from apiserver.selectors import Selector, parse_for
+from apiserver.selectors import Selector, Term, parse_for
 from apiserver.watches import Hub, Record
 from apiserver.writes import Writes, fresh_uid
 from shoal.api import codec, keys
 from shoal.api import objects as o
-from shoal.api.errors import AlreadyExistsError, ConflictError, Fault, ForbiddenError, InvalidError, ShoalError
+from shoal.api.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    Fault,
+    ForbiddenError,
+    InvalidError,
+    NotFoundError,
+    ShoalError,
+)
 from shoal.machinery.cache import Cache, Change
 
 MAX_BODY: Final = 1 << 20
@@ -42,6 +50,8 @@ class Objects:
     def __init__(self, mirror: Mirror, hub: Hub, joined: Joined, writes: Writes, bookmark_s: float) -> None:
         self._mirror, self._hub, self._joined, self._writes = mirror, hub, joined, writes
         self._bookmark_s = bookmark_s
+        self._events_seen = 0
+        """The newest revision of an event."""
 
     # --- Reading -----------------------------------------------------------------------------------------------
 
@@ -49,19 +59,27 @@ class Objects:
         kind = kinds.kind_of(request.match_info["plural"])
         query = request.query
         selector = parse_for(kind, query.get("labels", ""), query.get("fields", ""))
+        if kind is o.Event and query.get("about"):
+            selector = about(selector, query["about"], await self._mirror.fresh())
         if incoming.flag(query, "watch"):
             return await self._watch(request, kind, selector)
         cache = await self._mirror.fresh()
         limit = incoming.number(query, "limit")
         first_version, after = _continued(query.get("continue", ""))
-        version = first_version or self._mirror.version(cache.revision)
+        version = first_version or self._mirror.version(self._seen(kind))
         found = sorted(key for key, obj in _candidates(cache, kind, selector) if key > after and selector.matches(obj))
+        if kind is o.Event:
+            found.sort(key=lambda key: _last_at(cache.get(o.Event, key)))
         more = ""
         if limit and len(found) > limit:
             found = found[:limit]
             more = _continue(version, found[-1])
         body = wire.listing(kind.KIND, version, (self.body(kind, key) for key in found), more)
         return json_response(body)
+
+    def _seen(self, kind: type[o.Object]) -> int:
+        """Return the revision a kind is shown at. Events come by a watch of their own."""
+        return max(self._mirror.revision, self._events_seen) if kind is o.Event else self._mirror.revision
 
     def body(self, kind: type[o.Object], key: str) -> bytes:
         """Return an object as it is answered."""
@@ -80,12 +98,13 @@ class Objects:
         await self._mirror.fresh()
         if "since" in request.query:
             since = max(0, incoming.number(request.query, "since") - self._mirror.base)
-            await self._mirror.wait_for(since)
+            if kind is not o.Event:
+                await self._mirror.wait_for(since)
         else:
-            since = self._mirror.revision
+            since = self._seen(kind)
         watcher = self._hub.subscribe(kind, selector, since)
         lines = watches.lines(
-            self._hub, kind, watcher, self._bookmark_s, lambda: self._mirror.version(self._mirror.revision)
+            self._hub, kind, watcher, self._bookmark_s, lambda: self._mirror.version(self._seen(kind))
         )
         return await stream(request, lines)
 
@@ -96,10 +115,13 @@ class Objects:
         self._joined.note(changes)
         if is_new:
             return
-        version = self._mirror.version(revision)
         for change in changes:
             body = self.body(change.kind, change.key) if change.new is not None else b""
-            self._hub.publish(change.kind, Record(revision, version, change.key, change.old, change.new, body))
+            if change.kind is o.Event and change.new is not None:
+                self._events_seen = max(self._events_seen, change.new.metadata.resource_version)
+            at = self._seen(change.kind)
+            record = Record(at, self._mirror.version(at), change.key, change.old, change.new, body)
+            self._hub.publish(change.kind, record)
             if change.kind is o.Service:
                 self._joined.was_told(change.key)
 
@@ -301,6 +323,26 @@ def _candidates(cache: Cache, kind: type[o.Object], selector: Selector) -> list[
         if value is not None:
             return list(cache.by(index, value).items())
     return list(cache.all(kind).items())
+
+
+def about(selector: Selector, text: str, cache: Cache) -> Selector:
+    """Narrow a selector of events to those about one object: `service/web`, `kind/<uid>`."""
+    word, _, name = text.partition("/")
+    kind = next((kind for kind in o.KINDS.values() if word.lower() in (kind.KIND.lower(), kind.PLURAL)), None)
+    if kind is None or not name:
+        raise InvalidError(
+            [Fault("about", f"expected kind/name or kind/uid, such as service/web, found {text[:100]!r}")]
+        )
+    try:
+        uid = find(cache, kind, name).metadata.uid
+    except NotFoundError:
+        uid = name  # what is gone may still have events
+    terms = (Term("about.kind", frozenset({kind.KIND})), Term("about.uid", frozenset({uid})))
+    return Selector(selector.labels, (*selector.fields, *terms))
+
+
+def _last_at(event: o.Event | None) -> str:
+    return event.last_at.isoformat() if event is not None and event.last_at is not None else ""
 
 
 def _continue(version: int, key: str) -> str:
