@@ -99,7 +99,7 @@ def refuse(obj: o.Object, *faults: Fault) -> Admission:
 def identity_faults(old: o.Object, new: o.Object) -> list[Fault]:
     """What nobody can change: an object's name and its uid."""
     faults = []
-    if new.metadata.name and new.metadata.name != old.metadata.name:
+    if new.metadata.name not in ("", old.metadata.name, old.metadata.uid):
         message = f"a {old.KIND.lower()} cannot be renamed: it is {old.metadata.name!r}, found {new.metadata.name!r}"
         faults.append(Fault("metadata.name", message))
     if new.metadata.uid and new.metadata.uid != old.metadata.uid:

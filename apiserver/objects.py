@@ -307,6 +307,9 @@ def _stored(view: View, new: o.Object) -> o.Object | None:
     if isinstance(new, o.Node):
         if new.metadata.uid:
             return view.get(o.Node, keys.node(new.metadata.uid))
+        by_uid = view.get(o.Node, keys.node(new.metadata.name))
+        if by_uid is not None:
+            return by_uid
         named = [node for node in view.all(o.Node) if node.metadata.name == new.metadata.name]
         if len(named) > 1:
             raise InvalidError(

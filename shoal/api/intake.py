@@ -15,12 +15,12 @@ from msgspec import Struct
 from shoal.api.errors import Fault, InvalidError
 from shoal.api.meta import API_VERSION
 from shoal.api.names import hint
-from shoal.api.objects import KINDS, Node, Object, Service
+from shoal.api.objects import KINDS, Cluster, Node, Object, Service
 from shoal.api.shortforms import expand
 from shoal.api.strict import decode, describe
 from shoal.api.validation import KINDS_NOT_YET, validate
 
-WRITABLE: Final[dict[str, type[Object]]] = {"Service": Service, "Node": Node}
+WRITABLE: Final[dict[str, type[Object]]] = {"Service": Service, "Node": Node, "Cluster": Cluster}
 """Kinds that people may write; all others are made from them."""
 
 _IGNORED_META: Final = frozenset({"uid", "createdAt", "updatedAt", "generation", "owner", "schema"})

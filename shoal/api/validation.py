@@ -18,7 +18,7 @@ from shoal.api.codec import encode
 from shoal.api.errors import Fault
 from shoal.api.grammar import CONSTRAINT_KEYS, is_known_key, parse_constraint, parse_image
 from shoal.api.names import below, file_name_problem, hint, service_name_problem
-from shoal.api.objects import Config, Network, Node, Object, Secret, Service, ServiceSpec, Update
+from shoal.api.objects import Cluster, ClusterSpec, Config, Network, Node, Object, Secret, Service, ServiceSpec, Update
 from shoal.api.states import (
     EndpointMode,
     FailureAction,
@@ -64,6 +64,8 @@ def _object_faults(obj: Object) -> Faults:
         yield from _named(obj, file_name_problem)
     elif isinstance(obj, Node) and not obj.metadata.name:
         yield Fault("metadata.name", "missing; expected the node's name or uid")
+    elif isinstance(obj, Cluster):
+        yield from _cluster_faults(obj.spec)
 
 
 def _named(obj: Object, problem: Callable[[str], str]) -> Faults:
@@ -161,6 +163,30 @@ def _values(value: Any, pattern: str, path: str) -> Iterator[tuple[str, Any]]:
             yield from _values(item, rest, f"{path}.{name}[{index}]")
     else:
         yield from _values(found, rest, f"{path}.{name}")
+
+
+# --- The cluster's defaults --------------------------------------------------------------------------------------
+
+
+def _cluster_faults(spec: ClusterSpec) -> Faults:
+    """Source of the limits: SwarmKit's manager/controlapi and manager/allocator."""
+    for path, duration, least in (
+        ("spec.heartbeatPeriod", spec.heartbeat_period, Duration.of(1)),
+        ("spec.orphanAfter", spec.orphan_after, Duration.of(1)),
+        ("spec.brake", spec.brake, Duration(0)),
+        ("spec.certificateExpiry", spec.certificate_expiry, Duration.of(3600)),
+    ):
+        if duration < least:
+            yield Fault(path, f"found {duration}, expected at least {least}")
+    if not 1024 <= spec.data_path_port <= 49151:
+        yield Fault("spec.dataPathPort", f"found {spec.data_path_port}, expected 1024 to 49151")
+    if not 8 <= spec.subnet_size <= 29:
+        yield Fault("spec.subnetSize", f"found {spec.subnet_size}, expected 8 to 29")
+    for at, pool in enumerate(spec.default_addr_pools):
+        try:
+            ipaddress.IPv4Network(pool)
+        except ValueError:
+            yield Fault(f"spec.defaultAddrPools[{at}]", f"found {pool!r}, expected a network such as 10.0.0.0/8")
 
 
 # --- A service's spec --------------------------------------------------------------------------------------------
