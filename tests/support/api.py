@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ class Api:
     socket: Path
 
     async def call(self, method: str, path: str, body: Any = None, **options: Any) -> tuple[int, Any]:
-        if body is not None and not isinstance(body, bytes):
+        if body is not None and not isinstance(body, (bytes, io.IOBase)):
             body = msgspec.json.encode(body)
         url = path if path.startswith("/") else f"/shoal/v1/{path}"
         async with self.session.request(method, f"http://api{url}", data=body, **options) as response:
