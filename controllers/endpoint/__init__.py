@@ -65,15 +65,13 @@ def observe(key: str, cache: Cache) -> View | None:
 
 
 def _observe_addresses(cache: Cache) -> AddressView | None:
-    pool, waiting = cache.fold(Pool), cache.fold(Waiting).tasks
-    over = _claims_over(pool, cache)
+    pool = cache.fold(Pool)
+    waiting, over = cache.fold(Waiting).first(AT_ONCE), _claims_over(pool, cache)
     if not waiting and not over:
         return None
     networks = tuple(sorted(cache.all(Network).values(), key=lambda network: network.metadata.name))
     names = (network.metadata.name for network in networks)
-    taken = {name: pool.taken(name) for name in names} if waiting else {}
-    first = tuple(waiting[name] for name in sorted(waiting)[:AT_ONCE])
-    return AddressView(first, over, networks, taken)
+    return AddressView(waiting, over, networks, {name: pool.taken(name) for name in names} if waiting else {})
 
 
 def _claims_over(pool: Pool, cache: Cache) -> tuple[Claim, ...]:

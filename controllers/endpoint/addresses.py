@@ -6,7 +6,7 @@ address is given back once its container was seen gone and no node routes to it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -30,9 +30,9 @@ RETRY = timedelta(seconds=5)
 
 @dataclass(frozen=True)
 class Taken:
-    """A network's addresses in use, without masks, and the one given last."""
+    """A network's addresses in use, without masks (a live view, as there may be many), and the one given last."""
 
-    addresses: frozenset[str] = frozenset()
+    addresses: Set[str] = frozenset()
     newest: str = ""
 
 

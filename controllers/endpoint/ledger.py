@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from itertools import islice
 
 from controllers.endpoint.addresses import Taken
 from shoal.api.keys import key_of
@@ -43,7 +44,7 @@ class Pool(Fold[Claim]):
 
     def taken(self, network: str) -> Taken:
         """A network's addresses; `newest` outlives its claim, so that what was just given back is not given next."""
-        return Taken(frozenset(self._addresses[network]), self._newest.get(network, (0, 0, ""))[2])
+        return Taken(self._addresses[network], self._newest.get(network, (0, 0, ""))[2])
 
     def is_port_taken(self, protocol: str, published: int) -> bool:
         return self.ports[protocol][published] > 0
@@ -74,18 +75,27 @@ class Waiting(Fold[Task]):
     kind = Task
 
     def __init__(self, pool: Pool) -> None:
-        self.tasks: dict[str, Task] = {}
+        self._fresh: dict[str, Task] = {}
+        self._stuck: dict[str, Task] = {}
+        """Those that were told why they wait; they are tried again at every pass."""
         self._pool = pool
+
+    def first(self, count: int) -> tuple[Task, ...]:
+        """Return the stuck tasks and the `count` others that have waited longest."""
+        return (*self._stuck.values(), *islice(self._fresh.values(), count))
 
     def change(self, old: Task | None, new: Task | None) -> None:
         task = new if new is not None else old
         assert task is not None
         name = task.metadata.name
+        self._stuck.pop(name, None)
         if new is not None and new.status.state is TaskState.NEW and new.spec.desired_state.is_live:
-            self.tasks[name] = new
+            if new.status.err:
+                self._fresh.pop(name, None)
+            (self._stuck if new.status.err else self._fresh)[name] = new
         else:
-            self.tasks.pop(name, None)
-        if new is None or new.status.state.is_terminal:
+            self._fresh.pop(name, None)
+        if task.spec.addresses and (new is None or new.status.state.is_terminal):
             self._pool.unchecked.add(task.metadata.uid)
 
 

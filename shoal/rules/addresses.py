@@ -13,8 +13,11 @@ from shoal.api.objects import Network, Subnet
 
 
 def pools(network: Network) -> tuple[Subnet, ...]:
-    """Return the subnets in force: what was allocated, or what was asked for where that was all there is."""
-    return network.status.subnets or network.spec.subnets
+    """Return the IPv4 subnets in force: what was allocated, or what was asked for where that was all there is.
+
+    Tasks get IPv4 addresses only, as Swarm's do.
+    """
+    return tuple(subnet for subnet in network.status.subnets or network.spec.subnets if ":" not in subnet.subnet)
 
 
 def free_addresses(network: Network, taken: Container[str], newest: str = "") -> Iterator[str]:

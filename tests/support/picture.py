@@ -5,12 +5,13 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, TypeVar
 
-from shoal.api import codec, ownership
+from shoal.api import codec
 from shoal.api.keys import key_of
 from shoal.api.objects import Object
 from shoal.machinery.cache import Cache, Fold
 from shoal.machinery.clock import VirtualClock
 from shoal.machinery.controller import Controller, Create, Plan, Remove
+from shoal.machinery.runner import reader
 from shoal.machinery.writer import prepare
 
 T = TypeVar("T", bound=Object)
@@ -44,12 +45,12 @@ class Picture:
         """Decide about one key and write it, checking whose fields were touched."""
         plan = self.plan(key, now)
         for action in plan.actions:
-            prepare(action, self._read, self.controller.name, now)
+            prepare(action, reader(self.cache), self.controller.name, now)
             self.cache.revision += 1
             for step in action.steps:
                 obj = step.obj if isinstance(step, Create | Remove) else step.new
                 ownership.check(
-                    self.controller.name, self._read(key_of(obj)), None if isinstance(step, Remove) else obj
+                    self.controller.name, reader(self.cache)(key_of(obj)), None if isinstance(step, Remove) else obj
                 )
                 new = None if isinstance(step, Remove) else codec.with_meta(obj, resource_version=self.cache.revision)
                 self.cache.set(key_of(obj), new)
@@ -69,6 +70,3 @@ class Picture:
     def one(self, kind: type[T]) -> T:
         (obj,) = self.all(kind)
         return obj
-
-    def _read(self, key: str) -> Object | None:
-        return next((objects[key] for objects in self.cache._objects.values() if key in objects), None)

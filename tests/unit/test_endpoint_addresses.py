@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from controllers.endpoint import CONTROLLER
 from shoal.api.objects import Attachment, Claim, Subnet, Task, TaskStatus
 from shoal.api.states import DesiredState, TaskState
-from shoal.api.template import Port
+from shoal.api.template import NetworkUse, Port
 from shoal.machinery.testkit import make_network, make_node, make_service, make_task
 from shoal.rules.addresses import free_addresses, mac_of, with_mask
 from tests.support.picture import Picture
@@ -130,6 +130,26 @@ def test_a_full_network_says_so_once_and_serves_when_there_is_room() -> None:
     picture.drop(next(task for task in picture.all(Task) if task.spec.addresses))
     picture.settle("addresses")
     assert sum(task.status.state is TaskState.NEW for task in picture.all(Task)) == 1
+
+
+def test_a_full_network_does_not_hold_up_the_others() -> None:
+    small, other = make_network("small", subnet="10.0.1.0/30"), make_network("other", subnet="10.0.2.0/24")
+    crowd = make_service("crowd", networks=(NetworkUse("small"),))
+    lucky = make_service("lucky", networks=(NetworkUse("other"),))
+    tasks = [make_task(crowd, slot, state=TaskState.NEW) for slot in range(1, 700)]
+    picture = Picture(CONTROLLER, small, other, *tasks)
+    picture.settle("addresses")
+    assert len(claimed(picture, "small")) == 1
+    picture.put(make_task(lucky, 1, state=TaskState.NEW))
+    picture.settle("addresses")
+    assert claimed(picture, "other") == ["10.0.2.2"]
+
+
+def test_subnets_of_another_family_are_passed_over() -> None:
+    network = make_network()
+    subnets = (Subnet("fd00::/64"), *network.status.subnets)
+    network = replace(network, status=replace(network.status, subnets=subnets))
+    assert next(free_addresses(network, set())) == "10.0.0.2"
 
 
 def test_a_task_without_its_network_waits_and_says_why() -> None:
