@@ -80,7 +80,8 @@ def point_at(view: View, held: Held, task: Task) -> Step:
         return Replace(msgspec.structs.replace(held.slot, spec=spec))
     uid = derived_uid(view.ref.uid, "slot", held.name)
     owner = Owner("Service", view.ref.name, view.ref.uid)
-    return Create(Slot(metadata=Meta(name=held.name, uid=uid, owner=owner), spec=spec))
+    name = f"{view.ref.name}.{held.name}"
+    return Create(Slot(metadata=Meta(name=name, uid=uid, owner=owner), spec=spec))
 
 
 def with_desired(task: Task, desired: DesiredState) -> Task:

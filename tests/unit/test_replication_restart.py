@@ -199,6 +199,26 @@ def test_a_replacement_waits_a_minute_at_most_for_the_old_task() -> None:
     assert stage.current().spec.desired_state is DesiredState.RUNNING
 
 
+@pytest.mark.parametrize(
+    ("changes", "moves"),
+    [
+        pytest.param({}, False, id="ready"),
+        pytest.param({"availability": Availability.PAUSE}, False, id="paused"),
+        pytest.param({"state": NodeState.UNKNOWN}, False, id="unknown"),
+        pytest.param({"availability": Availability.DRAIN}, True, id="drained"),
+        pytest.param({"state": NodeState.DOWN}, True, id="down"),
+        pytest.param(None, True, id="removed"),
+    ],
+)
+def test_which_nodes_tasks_leave(changes: dict[str, object] | None, moves: bool) -> None:
+    stage = staged(replicas=2)
+    before = stage.live()
+    stage.drop(N1) if changes is None else stage.put(make_node("n1", **changes))  # type: ignore[arg-type]
+    stage.settle()
+    assert stage.live_slots() == ["1", "2"]
+    assert (stage.live() != before) is moves
+
+
 @pytest.mark.parametrize("loss", ["down", "removed"])
 def test_a_lost_node_s_task_is_replaced_at_once(loss: str) -> None:
     stage = staged()
