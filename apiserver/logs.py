@@ -42,16 +42,32 @@ Receiver = MemoryObjectReceiveStream[Line]
 
 
 class LogQuery(msgspec.Struct, frozen=True):
-    """What is asked of each task's log; as it goes to the agent."""
+    """What is asked of each task's log."""
 
     follow: bool = False
     tail: int | None = None
     since: str = ""
     stdout: bool = True
     stderr: bool = True
+    timestamps: bool = True
+    """Give each line's time to the client; agents always do, for lines are merged by it."""
 
     def params(self, task: o.Task) -> dict[str, Any]:
-        return {"tasks": [task.metadata.name], **msgspec.structs.asdict(self)}
+        """Return what the agent is asked."""
+        return {
+            "tasks": [task.metadata.name],
+            "follow": self.follow,
+            "tail": self.tail,
+            "since": self.since,
+            "stdout": self.stdout,
+            "stderr": self.stderr,
+        }
+
+    def shown(self, line: Line) -> bytes:
+        """Return a line as the client gets it."""
+        if not self.timestamps:
+            line = {name: value for name, value in line.items() if name != "time"}
+        return wire.encode(line) + b"\n"
 
 
 def log_query(query: Mapping[str, str]) -> LogQuery:
@@ -69,6 +85,7 @@ def log_query(query: Mapping[str, str]) -> LogQuery:
         since=since,
         stdout="stdout" not in query or incoming.flag(query, "stdout"),
         stderr="stderr" not in query or incoming.flag(query, "stderr"),
+        timestamps="timestamps" not in query or incoming.flag(query, "timestamps"),
     )
 
 
@@ -110,7 +127,7 @@ class Logs:
                 group.start_soon(self._ask, task, query, send)
             try:
                 async for line in by_time(answers):
-                    yield wire.encode(line) + b"\n"
+                    yield query.shown(line)
             finally:
                 for receive in answers.values():
                     receive.close()
@@ -131,7 +148,7 @@ class Logs:
                     group.start_soon(self._follow_new, watcher, known, query, send.clone(), group)
                 send.close()
                 async for line in settled(receive):
-                    yield wire.encode(line) + b"\n"
+                    yield query.shown(line)
             finally:
                 if watcher is not None:
                     self._hub.unsubscribe(o.Task, watcher)
