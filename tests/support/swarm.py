@@ -17,7 +17,7 @@ import msgspec
 from controllers import load
 from shoal.api import codec
 from shoal.api.errors import ConflictError
-from shoal.api.objects import ContainerStatus, Node, Task, TaskStatus
+from shoal.api.objects import Attachment, ContainerStatus, Node, Task, TaskStatus
 from shoal.api.states import DesiredState, TaskState
 from shoal.machinery.factories import make_cluster, make_network, make_node
 from shoal.machinery.runner import Runner
@@ -73,10 +73,16 @@ class Swarm:
             try:
                 yield process
             finally:
-                process.terminate()
+                if process.returncode is None:
+                    process.terminate()
 
     def tasks(self, service: str) -> list[Task]:
         return [t for t in self.api.server.mirror.cache.all(Task).values() if t.spec.service.name == service]
+
+    async def written(self) -> dict[str, int]:
+        """Return the revision of every stored object; elections, presences and events are none."""
+        listing = await self.api.store.list("/shoal/")
+        return {item.key: item.revision for item in listing.items}
 
     async def pretend(self) -> None:
         """Take every task one step on, as an agent would."""
@@ -122,5 +128,8 @@ async def running_swarm(directory: Path, *nodes: Node) -> AsyncIterator[Swarm]:
             tasks.start_soon(Runner(load(name), api.store, candidate="test").run)
         swarm = Swarm(api)
         tasks.start_soon(swarm.pretend)
+        with anyio.fail_after(20):
+            while not api.server.mirror.cache.all(Attachment) and not nodes:
+                await anyio.sleep(0.02)
         yield swarm
         tasks.cancel_scope.cancel()
