@@ -124,7 +124,7 @@ class Controller(Generic[V]):
     plan: Callable[[V, datetime], Plan]
     indexes: tuple[Index[Any], ...] = ()
     folds: Callable[[], Iterable[Fold[Any]]] = tuple
-    """Makes the controller's running sums afresh (a relist starts anew)."""
+    """Makes the controller's running sums, once per process: a relist reaches them as ordinary changes."""
     live: bool = False
     """Watch presences (/shoal-live/) too."""
     coalesce_s: float = 0.0

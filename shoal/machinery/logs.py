@@ -6,17 +6,21 @@ import logging
 import sys
 
 import structlog
+import structlog.tracebacks
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+_without_locals = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+"""Local variables may hold secrets: a traceback tells where, never with what."""
 
 
 def configure_logging(process: str, level: str = "info") -> None:
     """Log to standard error: JSON, or coloured text on a terminal; `process` is in every line."""
     is_terminal = sys.stderr.isatty()
     ending: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer()]
+        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if is_terminal
-        else [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        else [structlog.processors.ExceptionRenderer(_without_locals), structlog.processors.JSONRenderer()]
     )
     structlog.configure(
         processors=[
