@@ -209,6 +209,16 @@ def test_the_brake_can_be_set() -> None:
     assert len(hosts.gone_down) == 4
 
 
+def test_whoever_knows_better_lifts_the_brake() -> None:
+    hosts = Hosts(6)
+    hosts.run(10, beating=range(6))
+    hosts.run(12, beating=range(2))
+    assert hosts.gone_down == {}
+    hosts.picture.put(make_cluster(brake=Duration(0)))
+    hosts.look()
+    assert len(hosts.gone_down) == 4
+
+
 def test_nothing_is_written_while_nothing_changes() -> None:
     hosts = Hosts()
     hosts.run(10, beating=[0, 1, 2])
