@@ -33,7 +33,7 @@ def logs(
     if tail != "all" and not tail.isdecimal():
         raise InvalidError(f"--tail: expected a number of lines or all, found {tail!r}")
     query: dict[str, str | int] = {
-        "follow": int(follow), "timestamps": 1, "stdout": 1, "stderr": 1,
+        "follow": int(follow), "timestamps": int(timestamps), "stdout": 1, "stderr": 1,
         **({"tail": tail} if tail != "all" else {}), **({"since": _moment(since)} if since else {}),
     }  # fmt: skip
 
