@@ -24,10 +24,6 @@ class NameTakenError(EngineError):
     """A container of this name exists: look whose it is."""
 
 
-class ImageMissingError(EngineError):
-    """The image a container is to be made from is not here."""
-
-
 class Summary(Struct, frozen=True):
     """One line of a listing. `state` as in Container; `mark` changes whenever a new inspection is worth while."""
 
@@ -114,7 +110,7 @@ class Engine(Protocol):
     async def has_image(self, image: str) -> bool: ...
 
     async def create(self, name: str, body: Body) -> str:
-        """Create a container and return its id. NameTakenError, ImageMissingError, EngineError with the cause."""
+        """Create a container and return its id. NameTakenError; EngineError with the cause."""
 
     async def start(self, container: str) -> None: ...
 

@@ -27,7 +27,6 @@ from nodeagent.engine.contract import (
     Container,
     EngineEvent,
     EngineNetwork,
-    ImageMissingError,
     LogLine,
     NameTakenError,
     Stats,
@@ -323,8 +322,6 @@ def _translated(error: APIError) -> EngineError:
         return NameTakenError(text)
     if error.status_code == 409 and "network with name" in text:
         return NameTakenError(text)
-    if error.status_code == 404 and "no such image" in text.lower():
-        return ImageMissingError(text)
     return EngineError(text, temporary=error.status_code == 503 or any(word in text for word in _PASSING))
 
 

@@ -21,7 +21,6 @@ from nodeagent.engine.contract import (
     Container,
     EngineEvent,
     EngineNetwork,
-    ImageMissingError,
     LogLine,
     NameTakenError,
     Stats,
@@ -97,7 +96,7 @@ class FakeEngine:
         if any(made.now.name == name for made in self.made.values()):
             raise NameTakenError(f'Conflict. The container name "/{name}" is already in use by another container.')
         if body.get("Image") not in self.images:
-            raise ImageMissingError(f"No such image: {body.get('Image')}")
+            raise EngineError(f"No such image: {body.get('Image')}")
         uid = f"{next(self._numbers):064x}"
         networks = tuple((body.get("NetworkingConfig") or {}).get("EndpointsConfig") or ("bridge",))
         self.made[uid] = Made(

@@ -13,6 +13,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from nodeagent.ports import ContainerNetwork, NetworkEndpoint
+from nodeagent.tasks.expand import NodeFacts, expanded
 from shoal.api.objects import Task
 from shoal.api.states import MountType, PublishMode
 from shoal.api.template import Healthcheck, LogDriver, Mount, Port, Privileges, Resources, TaskTemplate
@@ -37,6 +38,16 @@ class Identity(Struct, frozen=True):
     def labels(self) -> dict[str, str]:
         """What every container of ours on this node carries."""
         return {CLUSTER_LABEL: self.cluster, NODE_LABEL: self.node}
+
+
+class Around(Struct, frozen=True):
+    """What a container takes from its surroundings: the cluster's log driver, and what its node is."""
+
+    log_driver: LogDriver | None = None
+    node: NodeFacts = NodeFacts()
+
+
+NOWHERE: Final = Around()
 
 
 def labels_of(task: Task, identity: Identity) -> dict[str, str]:
@@ -71,11 +82,11 @@ def make_body(
     network: ContainerNetwork,
     identity: Identity,
     *,
-    log_driver: LogDriver | None = None,
+    around: Around = NOWHERE,
     api_version: tuple[int, int] = (1, 41),
 ) -> dict[str, Any]:
-    """Return the body for POST /containers/create; `log_driver` is the cluster's default."""
-    template = task.spec.template
+    """Return the body for POST /containers/create; TerminalError for a placeholder that is not known."""
+    template = expanded(task, around.node)
     body: dict[str, Any] = {
         "Image": template.image,
         "Hostname": template.hostname,
@@ -85,7 +96,7 @@ def make_body(
         "Tty": template.tty,
         "OpenStdin": template.stdin,
         "Labels": {**template.container_labels, **labels_of(task, identity)},
-        "HostConfig": _host_config(template, network, log_driver),
+        "HostConfig": _host_config(template, network, around.log_driver),
     }
     if template.command:
         body["Entrypoint"] = list(template.command)

@@ -13,9 +13,9 @@ from anyio.abc import TaskGroup
 
 from nodeagent.assignments import Assignments
 from nodeagent.engine.contract import EngineEvent, Summary
-from nodeagent.tasks.container import TASK_LABEL, is_of_task
+from nodeagent.tasks.container import TASK_LABEL, Around, is_of_task
+from nodeagent.tasks.expand import NodeFacts
 from nodeagent.tasks.worker import Tools, Worker
-from shoal.api.objects import Task
 
 _TELLING: Final = ("start", "die", "stop", "oom", "pause", "unpause", "restart", "destroy", "rename", "health_status")
 """What events of a container are worth a look; a health check's own exec events are not."""
@@ -70,8 +70,10 @@ class Crew:
         for uid in sorted(ours.keys() - self.workers.keys()):
             self._begin(uid, ours[uid])
         self._found = ()
+        around = self._around()
         for uid, task in tasks.items():
-            self._tell(self.workers.get(uid) or self._begin(uid, None), task)
+            worker = self.workers.get(uid) or self._begin(uid, None)
+            worker.assign(task, self._assignments.backend_of(task), around)
         for uid, worker in self.workers.items():
             if uid not in tasks:
                 worker.withdraw()
@@ -85,10 +87,14 @@ class Crew:
             if uid and is_of_task(summary.labels, summary.name, uid, self.tools.identity)
         }
 
-    def _tell(self, worker: Worker, task: Task) -> None:
-        cluster = self._assignments.cluster()
-        log_driver = cluster.spec.log_driver if cluster is not None else None
-        worker.assign(task, self._assignments.backend_of(task), log_driver)
+    def _around(self) -> Around:
+        cluster, uid = self._assignments.cluster(), self.tools.identity.node
+        node = self._assignments.node(uid)
+        facts = NodeFacts(uid)
+        if node is not None:
+            about = node.status.description
+            facts = NodeFacts(uid, about.hostname or node.metadata.name, about.os, about.architecture)
+        return Around(cluster.spec.log_driver if cluster is not None else None, facts)
 
     def _begin(self, uid: str, found: Summary | None) -> Worker:
         assert self._group is not None

@@ -41,6 +41,8 @@ class View(Struct, frozen=True):
     container: Container | None = None
     backend: Backend | None = None
     image_ready: bool = False
+    is_wired: bool = False
+    """The container was made, or taken over, by this run of the agent, and joined to its networks."""
     ordered_at: float | None = None
     """When the order to end was first seen."""
     signalled_at: float | None = None
@@ -147,15 +149,20 @@ def _begin(_: View) -> Step:
 
 
 def _prepare(view: View) -> Step:
-    return Report(TaskState.READY, "prepared") if view.container is not None else _make(view)
+    if view.container is None or view.container.state == "dead":
+        return _make(view)
+    return Report(TaskState.READY, "prepared") if view.is_wired else Create()
 
 
 def _make(view: View) -> Step:
+    """Make a container; what a failed attempt left behind goes first."""
+    if view.container is not None:
+        return Remove()
     return Create() if view.image_ready else Pull()
 
 
 def _await_release(view: View) -> Step:
-    if view.container is None:
+    if view.container is None or view.container.state == "dead":
         return _make(view)
     assert view.task is not None
     if view.task.spec.desired_state is DesiredState.READY:

@@ -15,15 +15,14 @@ import anyio
 import structlog
 from anyio import CapacityLimiter
 
-from nodeagent.engine.contract import Container, Engine, ImageMissingError, NameTakenError, Summary
+from nodeagent.engine.contract import Container, Engine, NameTakenError, Summary
 from nodeagent.ports import NetworkPort
 from nodeagent.tasks import machine
-from nodeagent.tasks.container import Identity, endpoint_settings, is_of_task, make_body
+from nodeagent.tasks.container import Around, Identity, endpoint_settings, is_of_task, make_body
 from nodeagent.tasks.images import Images
-from shoal.api.errors import DataplaneError, EngineError
+from shoal.api.errors import DataplaneError, EngineError, TerminalError
 from shoal.api.objects import Backend, ContainerStatus, Task, TaskStatus
 from shoal.api.states import TaskState
-from shoal.api.template import LogDriver
 from shoal.machinery.clock import Clock, wait
 
 RETRY_FIRST_S: Final = 0.2
@@ -60,13 +59,13 @@ class Worker:
         self.task: Task | None = None
         self.wanted = False
         self.backend: Backend | None = None
-        self.log_driver: LogDriver | None = None
+        self.around = Around()
         self.container: Container | None = None
         self.container_id = found.id if found is not None else ""
         self.mark = found.mark if found is not None else ""
         self.state = TaskState.NEW
         self._stale = found is not None
-        self._image_ready = False
+        self._image_ready = self._is_wired = False
         self._failures = 0
         self._ordered_at: float | None = None
         self._signalled_at: float | None = None
@@ -79,13 +78,13 @@ class Worker:
         """Nothing of it is left here, and nobody asks for it."""
         return not self.wanted and not self._stale and self.container is None
 
-    def assign(self, task: Task, backend: Backend | None, log_driver: LogDriver | None) -> None:
+    def assign(self, task: Task, backend: Backend | None, around: Around) -> None:
         """Take what the managers say now; the state never goes back to what they have not heard of yet."""
-        if (task, backend, log_driver, True) == (self.task, self.backend, self.log_driver, self.wanted):
+        if (task, backend, around, True) == (self.task, self.backend, self.around, self.wanted):
             return
         if task.status.state.rank > self.state.rank:
             self.state = task.status.state
-        self.task, self.backend, self.log_driver, self.wanted = task, backend, log_driver, True
+        self.task, self.backend, self.around, self.wanted = task, backend, around, True
         self._log = log.bind(task=task.metadata.name)
         self.wake()
 
@@ -166,6 +165,7 @@ class Worker:
             container=self.container,
             backend=self.backend,
             image_ready=self._image_ready,
+            is_wired=self._is_wired,
             ordered_at=self._ordered_at,
             signalled_at=self._signalled_at,
             killed_at=self._killed_at,
@@ -223,7 +223,7 @@ class Worker:
             if error.temporary:
                 raise
             self._reached(TaskState.REJECTED, "preparing", str(error))
-        except DataplaneError as error:
+        except (DataplaneError, TerminalError) as error:
             self._reached(TaskState.REJECTED, "preparing", str(error))
 
     async def _pull(self) -> None:
@@ -232,24 +232,23 @@ class Worker:
         self._image_ready = True
 
     async def _create(self) -> None:
-        """Make the container, or adopt the one whose making we did not live to see."""
+        """Make the container, or take the one there is, and join it to all its networks."""
         assert self.task is not None
         tools, task = self.tools, self.task
         network = await tools.network.prepare(task)
         version = await tools.engine.api_version()
-        body = make_body(task, network, tools.identity, log_driver=self.log_driver, api_version=version)
         async with tools.making:
-            try:
-                self.container_id = await tools.engine.create(task.metadata.name, body)
-                self.container = Container(self.container_id, task.metadata.name, body["Labels"])
-            except NameTakenError:
-                await self._adopt()
-            except ImageMissingError:
-                self._image_ready = False
-                raise
+            if self.container is None:
+                body = make_body(task, network, tools.identity, around=self.around, api_version=version)
+                try:
+                    self.container_id = await tools.engine.create(task.metadata.name, body)
+                    self.container = Container(self.container_id, task.metadata.name, body["Labels"])
+                except NameTakenError:
+                    await self._adopt()
             for endpoint in network.endpoints[1:]:
                 settings = endpoint_settings(endpoint, version)
                 await tools.engine.connect(endpoint.name, self.container_id, settings)
+        self._is_wired = True
 
     async def _adopt(self) -> None:
         assert self.task is not None

@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from nodeagent.engine.contract import Container, Engine, ImageMissingError, LogLine, NameTakenError
+from nodeagent.engine.contract import Container, Engine, LogLine, NameTakenError
 from nodeagent.engine.docker import DockerEngine
 from nodeagent.engine.fake import FakeEngine
 from shoal.api.errors import EngineError
@@ -90,10 +90,10 @@ async def test_a_name_is_given_once(engine: Engine) -> None:
     assert found.id == uid
 
 
-async def test_an_image_that_is_not_here_is_told_apart(engine: Engine) -> None:
+async def test_without_its_image_a_container_is_not_made(engine: Engine) -> None:
     assert await engine.has_image(IMAGE)
     assert not await engine.has_image("nowhere.invalid/none:1")
-    with pytest.raises(ImageMissingError):
+    with pytest.raises(EngineError, match=r"(?i)no such image"):
         await engine.create("web.1.t1", {**body("sleep", "1"), "Image": "nowhere.invalid/none:1"})
 
 

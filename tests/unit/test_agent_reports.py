@@ -1,0 +1,248 @@
+"""What the agent says and keeps: reports until acknowledged, pulls shared, logs cut into lines, assignments stored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anyio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nodeagent import memory
+from nodeagent.assignments import Assignments
+from nodeagent.client import Receipt, Report, read_object
+from nodeagent.engine.contract import LogLine
+from nodeagent.engine.fake import FakeEngine
+from nodeagent.engine.frames import FrameReader
+from nodeagent.reporter import MOST_TASKS, Reporter
+from nodeagent.tasks.images import UNREACHABLE_S, Images
+from shoal.api import codec, keys
+from shoal.api.errors import EngineError, UnavailableError
+from shoal.api.meta import Meta
+from shoal.api.objects import FileSpec, NodeDescription, Secret, TaskStatus
+from shoal.api.states import TaskState
+from shoal.machinery.clock import VirtualClock
+from tests.support.agent import CLUSTER, IMAGE, NODE, task_for
+
+S = TaskState
+
+
+class Server:
+    """Takes reports, or does not answer."""
+
+    def __init__(self) -> None:
+        self.reports: list[Report] = []
+        self.is_up = True
+        self.gate = anyio.Event()
+        self.gate.set()
+
+    async def report(self, report: Report) -> Receipt:
+        if not self.is_up:
+            raise UnavailableError("nobody there")
+        self.reports.append(report)
+        await self.gate.wait()
+        return Receipt("5s")
+
+    def told(self) -> list[tuple[str, TaskState]]:
+        return [(name.split(".")[1], status.state) for one in self.reports for name, status in one.tasks.items()]
+
+
+class Desk:
+    """A reporter at work."""
+
+    def __init__(self) -> None:
+        self.server, self.clock = Server(), VirtualClock()
+        self.reporter = Reporter(self.server, self.clock)
+
+    async def pass_time(self, seconds: float) -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(self.reporter.run)
+            await self.clock.run_for(seconds)
+            group.cancel_scope.cancel()
+
+
+@pytest.mark.anyio
+async def test_an_idle_agent_beats_five_times_a_period() -> None:
+    desk = Desk()
+    await desk.pass_time(10)
+    assert len(desk.server.reports) == 10
+    assert all(not report.tasks for report in desk.server.reports)
+
+
+@pytest.mark.anyio
+async def test_a_status_is_sent_at_once() -> None:
+    desk = Desk()
+    desk.reporter.status(task_for(), TaskStatus(S.RUNNING))
+    await desk.pass_time(0)
+    assert desk.server.told() == [("1", S.RUNNING)]
+
+
+@pytest.mark.anyio
+async def test_what_is_said_during_a_report_goes_together_newest_only() -> None:
+    desk = Desk()
+    desk.server.gate = anyio.Event()
+    async with anyio.create_task_group() as group:
+        group.start_soon(desk.reporter.run)
+        desk.reporter.status(task_for(1), TaskStatus(S.ACCEPTED))
+        await desk.clock.run_for(0)
+        for state in (S.PREPARING, S.READY, S.STARTING):
+            desk.reporter.status(task_for(1), TaskStatus(state))
+        desk.reporter.status(task_for(2), TaskStatus(S.ACCEPTED))
+        desk.server.gate.set()
+        await desk.clock.run_for(0)
+        group.cancel_scope.cancel()
+    assert [len(report.tasks) for report in desk.server.reports[:2]] == [1, 2]
+    assert desk.server.told() == [("1", S.ACCEPTED), ("1", S.STARTING), ("2", S.ACCEPTED)]
+
+
+@pytest.mark.anyio
+async def test_a_lost_report_is_sent_again_and_no_older_state_after_it() -> None:
+    desk = Desk()
+    desk.server.is_up = False
+    desk.reporter.status(task_for(), TaskStatus(S.RUNNING))
+    desk.reporter.describe(NodeDescription(hostname="box"))
+    await desk.pass_time(3)
+    desk.reporter.status(task_for(), TaskStatus(S.STARTING))
+    desk.server.is_up = True
+    await desk.pass_time(3)
+    assert desk.server.told() == [("1", S.RUNNING)]
+    assert [report.description.hostname for report in desk.server.reports if report.description] == ["box"]
+
+
+@pytest.mark.anyio
+async def test_a_server_that_has_not_heard_of_a_state_is_told_again() -> None:
+    desk = Desk()
+    known, behind = task_for(1, state=S.RUNNING), task_for(2, state=S.STARTING)
+    for task in (known, behind):
+        desk.reporter.status(task, TaskStatus(S.RUNNING))
+    await desk.pass_time(0)
+    desk.server.reports.clear()
+    desk.reporter.greeted({task.metadata.name: task for task in (known, behind)})
+    await desk.pass_time(0)
+    assert desk.server.told() == [("2", S.RUNNING)]
+
+
+@pytest.mark.anyio
+async def test_how_far_the_node_is_programmed_is_in_every_report() -> None:
+    desk = Desk()
+    desk.reporter.applied(41)
+    await desk.pass_time(0)
+    desk.reporter.applied(42)
+    await desk.pass_time(2)
+    assert [report.applied for report in desk.server.reports] == [41, 42, 42, 42]
+
+
+@pytest.mark.anyio
+async def test_a_great_many_statuses_go_in_several_reports() -> None:
+    desk = Desk()
+    for slot in range(MOST_TASKS + 5):
+        desk.reporter.status(task_for(slot), TaskStatus(S.RUNNING))
+    await desk.pass_time(0)
+    assert [len(report.tasks) for report in desk.server.reports] == [MOST_TASKS, 5]
+
+
+# --- Images ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.anyio
+async def test_an_image_is_pulled_once_for_all_who_wait() -> None:
+    engine = FakeEngine(registry=(IMAGE,))
+    images = Images(engine)
+    async with anyio.create_task_group() as group:
+        for _ in range(10):
+            group.start_soon(images.ensure, IMAGE)
+    assert [call for call, _ in engine.calls].count("pull") == 1
+    await images.ensure(IMAGE)
+    assert [call for call, _ in engine.calls].count("pull") == 2
+
+
+@pytest.mark.anyio
+async def test_an_image_with_a_digest_that_is_here_is_not_pulled() -> None:
+    fixed = f"web@sha256:{'0' * 64}"
+    engine = FakeEngine(images=(fixed,))
+    await Images(engine).ensure(fixed)
+    assert "pull" not in {call for call, _ in engine.calls}
+
+
+@pytest.mark.anyio
+async def test_a_registry_that_does_not_answer_is_left_alone_for_local_images_only() -> None:
+    assert UNREACHABLE_S > 1
+    engine = FakeEngine(images=("r:5000/a", "r:5000/b"))
+    engine.failures["pull"] = EngineError("Get https://r:5000/v2/: dial tcp: connection refused")
+    images = Images(engine)
+    await images.ensure("r:5000/a")
+    await images.ensure("r:5000/b")
+    assert [what for call, what in engine.calls if call == "pull"] == ["r:5000/a"]
+    with pytest.raises(EngineError, match="connection refused"):
+        await images.ensure("r:5000/c")
+
+
+# --- Log frames ------------------------------------------------------------------------------------------------
+
+
+def frame(stream: int, text: bytes) -> bytes:
+    return bytes((stream, 0, 0, 0)) + len(text).to_bytes(4, "big") + text
+
+
+@given(st.lists(st.integers(1, 60), max_size=20))
+def test_frames_are_read_however_they_are_cut(cuts: list[int]) -> None:
+    raw = frame(1, b"T1 one\nT2 tw") + frame(2, b"T3 err\n") + frame(1, b"o\n") + frame(1, b"T4 rest")
+    reader, lines, at = FrameReader(is_tty=False), [], 0
+    for cut in (*cuts, len(raw)):
+        lines += reader.feed(raw[at : at + cut])
+        at += cut
+    lines += reader.end()
+    assert lines == [
+        LogLine("stdout", "T1", b"one"),
+        LogLine("stderr", "T3", b"err"),
+        LogLine("stdout", "T2", b"two"),
+        LogLine("stdout", "T4", b"rest"),
+    ]
+
+
+def test_a_terminals_lines_lose_their_carriage_return() -> None:
+    assert FrameReader(is_tty=True).feed(b"T1 one\r\n") == [LogLine("stdout", "T1", b"one")]
+
+
+# --- Assignments -----------------------------------------------------------------------------------------------
+
+
+def test_increments_put_and_delete() -> None:
+    one, two = task_for(1), task_for(2)
+    first = Assignments().replaced([CLUSTER, one], 5)
+    assert first.synced
+    second = first.changed([two], [keys.key_of(one)], 6)
+    assert (set(second.tasks(NODE.uid)), second.revision) == ({two.metadata.uid}, 6)
+    assert set(first.tasks(NODE.uid)) == {one.metadata.uid}
+    assert second.changed((), (), 9).objects is second.objects
+
+
+def test_tasks_of_other_nodes_are_not_ours() -> None:
+    assert Assignments().replaced([task_for()], 1).tasks("another") == {}
+
+
+def test_assignments_are_stored_without_secrets_and_read_back_unsynced(tmp_path: Path) -> None:
+    secret = Secret(metadata=Meta(name="s", uid="s"), spec=FileSpec(data="c2VhbGVk"))
+    memory.save(tmp_path / "agent", Assignments().replaced([CLUSTER, task_for(), secret], 7))
+    (file,) = (tmp_path / "agent").iterdir()
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert b"c2VhbGVk" not in file.read_bytes()
+    found = memory.load(tmp_path / "agent")
+    assert not found.synced
+    assert found.objects == {keys.key_of(obj): obj for obj in (CLUSTER, task_for())}
+
+
+def test_stored_assignments_that_cannot_be_read_are_none(tmp_path: Path) -> None:
+    assert memory.load(tmp_path) == Assignments()
+    (tmp_path / "assignments.json").write_text('{"revision": 3, "objects": [{"kind"')
+    assert memory.load(tmp_path) == Assignments()
+
+
+def test_an_object_of_an_unknown_kind_is_passed_over() -> None:
+    assert read_object({"kind": "Hologram", "metadata": {}}) is None
+    raw = codec.to_builtins(task_for())
+    raw["metadata"]["resourceVersion"] = 12
+    found = read_object(raw)
+    assert found is not None
+    assert found.metadata.resource_version == 12
