@@ -260,9 +260,11 @@ class Informer:
     async def _list_beside_watch(self, prefix: str, grace_s: float) -> int:
         """List and merge while the watch goes on; return how many objects the watch had missed.
 
-        Whatever the list shows to be older than what the watch has delivered is not taken.
+        Whatever the list shows to be older than what the watch has delivered is not taken. UnavailableError if the
+        list comes from another history: whoever follows the prefix will have to take that in first.
         """
         deletions: dict[str, int] = {}
+        seen_before = self._seen[prefix]
         self._deletions.append(deletions)
         try:
             listing = await self._store.list(prefix)
@@ -271,8 +273,8 @@ class Informer:
                     await self.wait_for(listing.revision)
             seen = self._seen[prefix]
             incarnation = self._incarnation_in(listing)
-            if incarnation != self._incarnation:
-                return 0
+            if listing.revision < seen_before or (self._incarnation and incarnation != self._incarnation):
+                raise UnavailableError(f"the store at revision {listing.revision} is not the one seen at {seen_before}")
             changes = self._merge(prefix, listing, deletions)
             self._advance(prefix, max(seen, listing.revision), changes)
             return sum(_is_drift(change, seen, listing.revision) for change in changes)

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from shoal.api import codec, keys
+from shoal.api.errors import UnavailableError
 from shoal.api.objects import Cluster, Node, Object, Presence, Service, Task
 from shoal.machinery.cache import Cache, Change
 from shoal.machinery.clock import VirtualClock, quiet
@@ -266,6 +267,22 @@ async def test_a_store_that_went_back_without_a_restore_is_not_believed(follower
         older.put(keys.CLUSTER, codec.encode(make_cluster()))
         replace_store(follower, older)
         await follower.clock.run_for(30)
+        assert follower.names() == ["n1", "n2"]
+
+
+@pytest.mark.parametrize("incarnation", ["the same", "another"])
+async def test_a_refresh_from_another_history_is_refused(follower: Follower, incarnation: str) -> None:
+    cluster = make_cluster()
+    status = msgspec.structs.replace(cluster.status, incarnation="the same")
+    follower.put(msgspec.structs.replace(cluster, status=status), make_node("n1"), make_node("n2"))
+    async with follower.running():
+        other = MemoryStore(follower.clock.monotonic)
+        status = msgspec.structs.replace(cluster.status, incarnation=incarnation)
+        for obj in (msgspec.structs.replace(cluster, status=status), make_node("n1")):
+            other.put(keys.key_of(obj), codec.encode(obj))
+        follower.informer._store = other
+        with pytest.raises(UnavailableError):
+            await follower.informer.refresh()
         assert follower.names() == ["n1", "n2"]
 
 
