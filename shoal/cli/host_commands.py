@@ -15,8 +15,6 @@ from typing import Any, Final
 import aiohttp
 import anyio
 import click
-from rich.console import Console
-from rich.table import Table
 
 from shoal.api.errors import (
     AlreadyExistsError,
@@ -26,6 +24,7 @@ from shoal.api.errors import (
     TerminalError,
     UnavailableError,
 )
+from shoal.cli.text import age, table
 
 STATE_DIR: Final = Path("/var/lib/shoal")
 RUN_DIR: Final = Path("/run/shoal")
@@ -228,20 +227,23 @@ def _show(report: dict[str, Any]) -> None:
         click.echo(f"Problem  {problem}")
     if report["processes"]:
         click.echo()
-        Console(soft_wrap=True, highlight=False).print(_process_table(report["processes"]))
+        for line in _process_table(report["processes"], datetime.now(UTC)):
+            click.echo(line)
 
 
-def _process_table(processes: list[dict[str, Any]]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("PROCESS", "STATE", "PID", "UP", "RESTARTS", "LAST END"):
-        table.add_column(column, no_wrap=True)
-    now = datetime.now(UTC)
-    for process in processes:
-        started = process["startedAt"]
-        age = _span((now - datetime.fromisoformat(started)).total_seconds()) if started else "-"
-        pid = str(process["pid"] or "-")
-        table.add_row(process["name"], _state(process), pid, age, str(process["restarts"]), process["lastEnd"])
-    return table
+def _process_table(processes: list[dict[str, Any]], now: datetime) -> list[str]:
+    rows = [
+        (
+            one["name"],
+            _state(one),
+            str(one["pid"] or "-"),
+            age(one["startedAt"], now),
+            str(one["restarts"]),
+            one["lastEnd"],
+        )
+        for one in processes
+    ]
+    return table(("PROCESS", "STATE", "PID", "UP", "RESTARTS", "LAST END"), rows)
 
 
 def _state(process: dict[str, Any]) -> str:
@@ -254,14 +256,6 @@ def _state(process: dict[str, Any]) -> str:
 
 def _log(report: dict[str, Any], process: dict[str, Any]) -> str:
     return f"{report['logs']}/{process['name']}.log"
-
-
-def _span(seconds: float) -> str:
-    """Spell a time span by its largest unit: 42s, 3m, 5h, 2d."""
-    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= length:
-            return f"{int(seconds // length)}{unit}"
-    return f"{max(0, int(seconds))}s"
 
 
 def _is_running(pid: int) -> bool:

@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +112,7 @@ class Host:
     def off(self) -> None:
         """Cut the power: every process of the host ends at once."""
         self.lab.end(self.name)
-        remove_cgroup(self._cgroup)
+        remove_cgroups(self._cgroup)
 
     def cut(self) -> None:
         """Pull the network cable."""
@@ -265,9 +266,7 @@ class Lab:
         """End everything and remove its files."""
         for name in sorted(self._noted(), reverse=True):
             self.end(name)
-        for number in range(1, 100):
-            if not remove_cgroup(f"shoal-lab-{self.name}-{number}") and number > len(self._hosts):
-                break
+        remove_cgroups(f"shoal-lab-{self.name}-*")
         remove_folder(self.directory)
 
     def host(self, number: int) -> Host:
@@ -391,20 +390,31 @@ def remove_folder(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def remove_cgroup(name: str) -> bool:
-    """Remove an empty control group and those in it, in every hierarchy; tells whether there was one."""
-    found = False
-    for root in (Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").glob("*/")):
-        top = root / name
-        if not top.is_dir():
+def remove_cgroups(pattern: str, within_s: float = 5.0) -> None:
+    """Remove control groups, in every hierarchy, as their last processes go; what stays busy is left."""
+    deadline = time.monotonic() + within_s
+    while any(not _remove_cgroup(top) for top in _groups(pattern)):
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.05)
+
+
+def _groups(pattern: str) -> list[Path]:
+    """Version 2 has one hierarchy, version 1 one per controller, some of them links to another."""
+    root = Path("/sys/fs/cgroup")
+    return [*root.glob(pattern), *(top for hierarchy in root.iterdir() for top in hierarchy.glob(pattern))]
+
+
+def _remove_cgroup(top: Path) -> bool:
+    """Remove a group and those in it; False while one is busy."""
+    for folder, _, _ in os.walk(top, topdown=False):
+        try:
+            os.rmdir(folder)
+        except FileNotFoundError:
             continue
-        found = True
-        for folder, _, _ in os.walk(top, topdown=False):
-            try:
-                os.rmdir(folder)
-            except OSError:
-                break
-    return found
+        except OSError:
+            return False
+    return True
 
 
 def _started(pid: int) -> int:
@@ -428,7 +438,7 @@ USAGE = "usage: hack/lab up [N] | down | status | off I | on I | cut I | heal I 
 
 
 def main(arguments: list[str]) -> int:
-    lab = Lab("hand", REPOSITORY / ".state" / "lab", tied=False)
+    lab = Lab(f"{zlib.crc32(bytes(REPOSITORY)):x}", REPOSITORY / ".state" / "lab", tied=False)
     match arguments:
         case ["up", *rest] if len(rest) <= 1:
             lab.up(int(rest[0]) if rest else 1)
