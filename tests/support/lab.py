@@ -110,8 +110,12 @@ class Host:
         self._wait_for_engine()
 
     def off(self) -> None:
-        """Cut the power: every process of the host ends at once."""
+        """Cut the power: every process of the host ends at once, and its network with them.
+
+        The kernel takes its time to remove a network namespace, and would answer pings meanwhile.
+        """
         self.lab.end(self.name)
+        self.lab.in_fabric("ip", "link", "delete", self._port, check=False)
         remove_cgroups(self._cgroup)
 
     def cut(self) -> None:
