@@ -12,19 +12,18 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 import anyio
-import structlog
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 from prometheus_client import CollectorRegistry
 
-from apiserver import kinds
+from apiserver import audit, kinds
 from apiserver.agents import Agents
 from apiserver.identity import ADMIN, Identity, may
 from apiserver.joined import Joined
 from apiserver.logs import Logs
 from apiserver.metrics import Metrics
 from apiserver.mirror import Mirror
-from apiserver.objects import MAX_BODY, RESULT, Objects, error_response, json_response
+from apiserver.objects import MAX_BODY, Objects, error_response, json_response
 from apiserver.openapi import document
 from apiserver.presence import Presences
 from apiserver.requests import Requests
@@ -44,8 +43,6 @@ BOOKMARK_S: Final = 5.0
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Identify = Callable[[web.Request], Identity]
-
-log = structlog.get_logger()
 
 
 class Server:
@@ -207,16 +204,8 @@ def _guard(identify: Identify) -> Middleware:
             raise ForbiddenError(f"{identity} may not use {request.method} {request.path[:200]}")
         if not route or request.method == "GET" or route.startswith("node-"):
             return await handler(request)
-        result = "failed"
-        try:
-            response = await handler(request)
-            result = response.headers.get(RESULT, str(response.status))
-            return response
-        except ShoalError as error:
-            result = error.reason
-            raise
-        finally:
-            log.info("request_audited", identity=str(identity), method=request.method, path=request.path, result=result)
+        with audit.audited(identity, request.method, request.path):
+            return await handler(request)
 
     return guard
 

@@ -65,6 +65,15 @@ def patched(stored: o.Object, patch: Any) -> Any:
         raise InvalidError("the body is nested too deeply") from error
 
 
+def only(query: Mapping[str, str], *known: str) -> Mapping[str, str]:
+    """Return the parameters; InvalidError for one that means nothing here: it would be silently ignored."""
+    unknown = [name for name in query if name not in known]
+    if unknown:
+        more = f"known here are {', '.join(known)}" if known else "there are none here"
+        raise InvalidError([Fault(name[:100], f"unknown parameter; {more}") for name in unknown])
+    return query
+
+
 def flag(query: Mapping[str, str], name: str) -> bool:
     """Read a yes-or-no parameter; its bare name means yes."""
     if name not in query:

@@ -86,8 +86,11 @@ class Joined:
             body = self._bodies[key] = wire.joined_status(self._mirror.bytes_of(key), extra)
         return body
 
-    def note(self, changes: Sequence[Change]) -> None:
-        """Forget the bodies that these changes outdate."""
+    def note(self, changes: Sequence[Change], *, is_new: bool = False) -> None:
+        """Forget the bodies that these changes outdate; a first sight of the store is nothing to tell anybody."""
+        if is_new:
+            self.forget()
+            return
         for change in changes:
             if change.kind is o.Service:
                 self._bodies.pop(change.key, None)

@@ -72,6 +72,7 @@ class LogQuery(msgspec.Struct, frozen=True):
 
 def log_query(query: Mapping[str, str]) -> LogQuery:
     """Read a request's parameters; InvalidError names the wrong ones."""
+    incoming.only(query, "follow", "tail", "since", "timestamps", "stdout", "stderr")
     tail, since = query.get("tail", ""), query.get("since", "")
     if since:
         try:
@@ -222,6 +223,7 @@ class Logs:
 
     async def top(self, request: web.Request) -> web.StreamResponse:
         """Answer one sample of every running task; nodes that do not answer are named."""
+        incoming.only(request.query)
         cache = await self._mirror.fresh()
         nodes = {
             task.spec.node.uid

@@ -7,7 +7,7 @@ from typing import TypeVar
 from apiserver.mirror import BY_UID
 from shoal.api import objects as o
 from shoal.api.errors import InvalidError, NotFoundError
-from shoal.api.keys import CLUSTER, prefix_of
+from shoal.api.keys import prefix_of
 from shoal.machinery.cache import Cache
 
 T = TypeVar("T", bound=o.Object)
@@ -15,7 +15,7 @@ T = TypeVar("T", bound=o.Object)
 
 def find(cache: Cache, kind: type[T], name: str) -> T:
     """Return the one object meant; NotFoundError if none is, InvalidError listing them if several are."""
-    direct = cache.get(kind, CLUSTER if kind is o.Cluster else prefix_of(kind) + name)
+    direct = cache.get(kind, prefix_of(kind) + name)
     if direct is not None:
         return direct
     for candidates in (

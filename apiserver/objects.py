@@ -12,7 +12,7 @@ import anyio
 import msgspec
 from aiohttp import web
 
-from apiserver import incoming, kinds, watches, wire
+from apiserver import audit, incoming, kinds, watches, wire
 from apiserver.admission import Admission, View
 from apiserver.joined import Joined
 from apiserver.lookup import find
@@ -57,7 +57,8 @@ class Objects:
 
     async def list_or_watch(self, request: web.Request) -> web.StreamResponse:
         kind = kinds.kind_of(request.match_info["plural"])
-        query = request.query
+        words = ("labels", "fields", "limit", "continue", "watch", "since")
+        query = incoming.only(request.query, *words, *(("about",) if kind is o.Event else ()))
         selector = parse_for(kind, query.get("labels", ""), query.get("fields", ""))
         if kind is o.Event and query.get("about"):
             selector = about(selector, query["about"], await self._mirror.fresh())
@@ -90,6 +91,7 @@ class Objects:
         return self._mirror.bytes_of(key)
 
     async def get(self, request: web.Request) -> web.StreamResponse:
+        incoming.only(request.query)
         kind = kinds.kind_of(request.match_info["plural"])
         obj = find(await self._mirror.fresh(), kind, request.match_info["name"])
         return json_response(self.body(kind, keys.key_of(obj)))
@@ -112,7 +114,7 @@ class Objects:
 
     def changed(self, revision: int, changes: Sequence[Change], is_new: bool) -> None:
         """Publish what the watch has brought; a first sight of the store is listed, not published."""
-        self._joined.note(changes)
+        self._joined.note(changes, is_new=is_new)
         if is_new:
             return
         for change in changes:
@@ -139,6 +141,7 @@ class Objects:
     async def create(self, request: web.Request) -> web.StreamResponse:
         kind = kinds.kind_of(request.match_info["plural"])
         rules = kinds.rules_of(kind)
+        incoming.only(request.query, "dryRun")
         new = incoming.object_from(incoming.json_from(await request.read()), kind)
         uid = fresh_uid()
 
@@ -161,6 +164,7 @@ class Objects:
     async def _changed_to(self, request: web.Request, wanted: Any) -> web.StreamResponse:
         kind = kinds.kind_of(request.match_info["plural"])
         rules = kinds.rules_of(kind)
+        incoming.only(request.query, "dryRun")
 
         def admit(view: View) -> Admission:
             old = find(view.cache, kind, request.match_info["name"])
@@ -173,6 +177,7 @@ class Objects:
     async def delete(self, request: web.Request) -> web.StreamResponse:
         kind = kinds.kind_of(request.match_info["plural"])
         rules = kinds.rules_of(kind)
+        incoming.only(request.query, "resourceVersion", "force", "dryRun")
         version = incoming.number(request.query, "resourceVersion")
         forced = incoming.flag(request.query, "force")
         body = b""
@@ -184,7 +189,8 @@ class Objects:
             body = self.body(kind, keys.key_of(old))
             return rules.delete(old, view, forced)
 
-        await self._writes.write(admit, dry_run=incoming.flag(request.query, "dryRun"))
+        written = await self._writes.write(admit, dry_run=incoming.flag(request.query, "dryRun"))
+        audit.note(f"{kind.KIND.lower()}/{written.obj.metadata.name}", written.admission.result)
         return json_response(body)
 
     def _expect(self, old: o.Object, version: int) -> None:
@@ -197,6 +203,7 @@ class Objects:
         written = await self._writes.write(admit, dry_run=incoming.flag(request.query, "dryRun"))
         response = json_response(self._answer(written.obj, bool(written.revision)), status)
         response.headers[RESULT] = written.admission.result
+        audit.note(f"{written.obj.KIND.lower()}/{written.obj.metadata.name}", written.admission.result)
         return response
 
     def _answer(self, obj: o.Object, is_written: bool) -> bytes:
@@ -211,8 +218,8 @@ class Objects:
 
     async def apply(self, request: web.Request) -> web.StreamResponse:
         """Validate all, then write all; nothing is written unless everything is valid."""
-        plain = incoming.json_from(await request.read())
-        wanted = _wanted(plain)
+        incoming.only(request.query, "dryRun")
+        wanted = _wanted(incoming.json_from(await request.read()))
         dry_run = incoming.flag(request.query, "dryRun")
         uids = [fresh_uid() for _ in wanted]
         admissions = self._admitted(View(await self._mirror.fresh()), wanted, uids)
@@ -222,9 +229,8 @@ class Objects:
         for new, uid in zip(wanted, uids, strict=True):
             written = await self._writes.write(lambda view, new=new, uid=uid: self._admit_one(view, new, uid))  # type: ignore[misc]
             results.append(_result(written.admission))
-        response = json_response(msgspec.json.encode({"results": results}))
-        response.headers[RESULT] = ",".join(sorted({result["result"] for result in results}))
-        return response
+            audit.note(f"{new.KIND.lower()}/{new.metadata.name}", written.admission.result)
+        return json_response(msgspec.json.encode({"results": results}))
 
     def _admitted(self, view: View, wanted: list[o.Object], uids: list[str]) -> list[Admission]:
         """Admit one object after the other, each seeing those before it; InvalidError with all faults of all."""

@@ -17,10 +17,10 @@ from apiserver.selectors import Selector
 from shoal.api.errors import ExpiredError
 from shoal.api.objects import Object
 
-RING: Final = 8192
+RING: Final = 4096
 """Changes per kind that a client may have missed and still continue."""
 
-BUFFER_LINES: Final = 16384
+BUFFER_LINES: Final = 8192
 """Lines one client may be behind; more than a ring, so that a replay always fits."""
 
 BUFFER_BYTES: Final = 32 << 20

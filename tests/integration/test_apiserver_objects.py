@@ -6,10 +6,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
+from apiserver import objects
 from shoal.api.codec import with_meta
 from shoal.machinery.testkit import make_cluster, make_network, make_node, make_rollout, make_service, make_task
+from tests.support import eventually
 from tests.support.api import Api, running_api
 
 pytestmark = pytest.mark.anyio
@@ -275,3 +278,64 @@ async def test_health_readiness_metrics_and_the_description(api: Api) -> None:
     _, described = await api.get("/openapi.json")
     assert "/shoal/v1/services/{name}" in described["paths"]
     assert "image" in described["components"]["schemas"]["ServiceSpec"]["properties"]
+
+
+async def test_a_misspelt_parameter_is_refused_instead_of_ignored(api: Api) -> None:
+    status, error = await api.get("services?label=tier=front")
+    assert (status, error["faults"][0]["path"]) == (422, "label")
+    assert "known here are labels, fields" in error["faults"][0]["message"]
+
+
+async def test_the_clusters_defaults_can_be_read_and_set_by_its_name_only(api: Api) -> None:
+    await api.seed(make_cluster())
+    status, changed = await api.patch("clusters/default", {"spec": {"taskHistoryLimit": 2}})
+    assert (status, changed["spec"]["taskHistoryLimit"]) == (200, 2)
+    assert (await api.get("clusters/other"))[0] == 404
+    assert (await api.delete("clusters/default"))[0] == 422
+    status, error = await api.patch("clusters/default", {"spec": {"heartbeatPeriod": "1ms"}})
+    assert [fault["path"] for fault in error["faults"]] == ["spec.heartbeatPeriod"]
+
+
+async def test_every_change_is_audited_with_who_and_what_and_without_bodies(
+    api: Api, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await api.post("apply", {"objects": [web(env=["PASSWORD=hunter2"])]})
+    await api.post("services", web())
+    await api.delete("services/web")
+    await api.get("services")
+    lines = [line for line in capsys.readouterr().out.splitlines() if "request_audited" in line]
+    assert len(lines) == 3
+    assert all("admin" in line for line in lines)
+    assert "service/web" in lines[0]
+    assert "AlreadyExists" in lines[1]
+    assert "hunter2" not in "".join(lines)
+
+
+async def test_a_client_that_stops_reading_is_cut_off_and_others_are_not(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objects, "SEND_S", 0.1)
+    await api.post("services", web())
+    stuck = await anyio.connect_unix(api.socket)
+    await stuck.send(b"GET /shoal/v1/services?watch=1 HTTP/1.1\r\nHost: api\r\n\r\n")
+
+    async def is_watching() -> bool:
+        return api.server.hub.watchers() == {"Service": 1}
+
+    await eventually(is_watching)
+    async with stuck, api.stream("services?watch=1") as lines:
+        for number in range(40):
+            await api.patch("services/web", {"metadata": {"labels": {"n": str(number), "large": "x" * 50_000}}})
+            assert (await lines.next())["object"]["metadata"]["labels"]["n"] == str(number)
+        await eventually(is_watching)
+
+
+async def test_whoever_leaves_a_quiet_watch_is_noticed(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objects, "GONE_S", 0.05)
+
+    async def nobody_watches() -> bool:
+        return not api.server.hub.watchers()
+
+    async with api.stream("services?watch=1"):
+        assert not await nobody_watches()
+    await eventually(nobody_watches)
