@@ -224,10 +224,11 @@ class Host:
         return f"shoal-lab-{self.lab.name}-{self.number}"
 
     def _plug(self) -> None:
+        """Give the host its network card, with the same address each time, as a real one has."""
         self.lab.in_fabric("ip", "link", "delete", self._port, check=False)
         self.lab.in_fabric(
             "ip", "link", "add", self._port, "master", "fabric", "type", "veth",
-            "peer", "name", "eth0", "netns", str(self.init_pid),
+            "peer", "name", "eth0", "address", f"02:00:0a:63:00:{self.number:02x}", "netns", str(self.init_pid),
         )  # fmt: skip
         self.heal()
 
