@@ -6,6 +6,7 @@ import random
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.support.etcd import EtcdProcess, running_etcd
 
@@ -18,6 +19,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.option.seed is None:
         config.option.seed = random.SystemRandom().randrange(1 << 32)
+    if config.option.full:
+        settings.register_profile("full", max_examples=15 * settings.default.max_examples)
+        settings.load_profile("full")
 
 
 def pytest_report_header(config: pytest.Config) -> str:

@@ -134,7 +134,7 @@ class World:
         """
         before = self.store.revision
         for _ in range(limit):
-            if not self._step():
+            if not self.step():
                 return self.store.revision - before
         raise AssertionError(f"not quiet after {limit} passes; last written:\n" + "\n".join(self.journal[-20:]))
 
@@ -157,6 +157,11 @@ class World:
     def hold(self, name: str) -> None:
         """Let a controller's cache grow stale until `release`."""
         self._parts[name].is_held = True
+
+    def resync(self, name: str) -> None:
+        """Let a controller look at every key it knows of, however old its picture is."""
+        part = self._parts[name]
+        part.dirty.update(dict.fromkeys(all_keys(part.controller, part.cache)))
 
     def release(self, name: str) -> None:
         self._parts[name].is_held = False
@@ -181,7 +186,7 @@ class World:
         cache.revision = source.revision
         return cache
 
-    def _step(self) -> bool:
+    def step(self) -> bool:
         """Do one thing; False if there is nothing to do."""
         busy = [part for part in self._parts.values() if part.dirty]
         if busy:
