@@ -72,6 +72,8 @@ class Agents:
         self._requests, self._recorder, self._bookmark_s = requests, recorder, bookmark_s
         self._pictures = Pictures()
         self._streams: dict[Picture, Outbox] = {}
+        self._epoch = 0
+        """Counts the stores this server has seen: a restored one is another."""
 
     # --- Assignments -------------------------------------------------------------------------------------------
 
@@ -83,7 +85,7 @@ class Agents:
 
     async def _messages(self, node: str) -> AsyncGenerator[bytes, None]:
         """Yield hello, one complete set, then what changes, with requests in between, until the node is removed."""
-        picture, outbox = Picture(node), Outbox()
+        picture, outbox, epoch = Picture(node), Outbox(), self._epoch
         self._pictures.add(picture)
         self._streams[picture] = outbox
         self._requests.connect(node, outbox)
@@ -94,11 +96,13 @@ class Agents:
             yield wire.encode(hello) + b"\n"
             found = [self._body(key) for key in picture.complete(self._mirror.cache)]
             yield b'{"type":"complete","revision":%d,"objects":[%b]}\n' % (self._version(), b",".join(found))
-            while self._mirror.cache.get(o.Node, keys.node(node)) is not None:
+            while True:
                 if not picture.is_behind and not outbox.lines:
                     with anyio.move_on_after(self._bookmark_s):
                         await outbox.woken.wait()
                 outbox.woken = anyio.Event()
+                if epoch != self._epoch or self._mirror.cache.get(o.Node, keys.node(node)) is None:
+                    return
                 if hello != self._hello_for(node):
                     hello = self._hello_for(node)
                     yield wire.encode(hello) + b"\n"
@@ -145,7 +149,11 @@ class Agents:
         }
 
     def changed(self, revision: int, changes: Sequence[Change], is_new: bool) -> None:
-        """Wake the streams that these changes concern."""
+        """Wake the streams that these changes concern; another store ends them all, for agents to begin anew."""
+        if is_new:
+            self._epoch += 1
+            for outbox in self._streams.values():
+                outbox.woken.set()
         for picture in self._pictures.offer(changes):
             self._streams[picture].woken.set()
 

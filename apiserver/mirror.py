@@ -12,7 +12,7 @@ import anyio
 
 from apiserver import wire
 from shoal.api import objects as o
-from shoal.api.errors import UnavailableError
+from shoal.api.errors import ConflictError, UnavailableError
 from shoal.api.keys import CLUSTER, kind_at
 from shoal.machinery.cache import Cache, Change, Index
 
@@ -166,10 +166,11 @@ class Mirror:
             self._waiting.remove(waiter)
         raise UnavailableError("the server has not caught up with the store yet: try again in a moment")
 
-    async def catch_up(self) -> None:
-        """Wait a moment, after a conflict, for what this server has not seen yet."""
+    async def catch_up(self, seen: int, *conflicts: ConflictError) -> None:
+        """Wait a moment, after conflicts met at revision `seen`, for what this server has not seen yet."""
+        found = [one.found for one in conflicts if isinstance(one.found, int)]
         try:
-            await self.wait_for(self.revision + 1, CATCH_UP_S)
+            await self.wait_for(max([seen + 1, *found]), CATCH_UP_S)
         except UnavailableError:
             return  # the conflict was with something already seen, or the next attempt will tell
 

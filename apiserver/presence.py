@@ -14,7 +14,7 @@ import structlog
 
 from shoal.api import codec, keys
 from shoal.api import objects as o
-from shoal.api.errors import NotFoundError, UnavailableError
+from shoal.api.errors import NotFoundError, ShoalError
 from shoal.api.meta import Meta
 from shoal.machinery.cache import Change
 from shoal.machinery.clock import Clock, wait
@@ -106,7 +106,7 @@ class Presences:
             await self._store.commit(Txn((), (put,)))
         except NotFoundError:
             self._lease = 0
-        except UnavailableError as error:
+        except ShoalError as error:
             log.debug("presence_unpublished", reason=str(error))
         else:
             self._told_heard, self._told_applied = frozenset(presence.heard), presence.applied
@@ -124,5 +124,5 @@ class Presences:
     async def _withdraw(self) -> None:
         try:
             await self._store.commit(Txn((), (Delete(keys.presence(self.uid)),)))
-        except UnavailableError as error:
+        except ShoalError as error:
             log.debug("presence_unpublished", reason=str(error))

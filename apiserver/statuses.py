@@ -50,6 +50,7 @@ async def merge_statuses(
     left = dict(statuses)
     for _ in range(ROUNDS):
         cache = await mirror.fresh()
+        seen = mirror.revision
         actions, now_refused = _actions(cache, node, left)
         refused |= now_refused
         if not actions:
@@ -60,7 +61,7 @@ async def merge_statuses(
             return refused
         met = {conflict.key for conflict in outcome.conflicts}
         left = {name: status for name, status in left.items() if keys.task(name) in met}
-        await mirror.catch_up()
+        await mirror.catch_up(seen, *outcome.conflicts)
     raise UnavailableError(f"others keep writing to {', '.join(sorted(left))}: say it again")
 
 

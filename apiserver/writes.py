@@ -57,7 +57,9 @@ class Writes:
         InvalidError with all faults; ConflictError if others are faster every time, or from `admit` itself.
         """
         for attempt in range(ATTEMPTS):
-            admission = admit(View(await self._mirror.fresh()))
+            cache = await self._mirror.fresh()
+            seen = cache.revision
+            admission = admit(View(cache))
             if admission.faults:
                 raise InvalidError(admission.faults)
             if dry_run or not admission.steps:
@@ -68,7 +70,7 @@ class Writes:
                 log.debug("write_conflicted", key=error.key, attempt=attempt)
                 if attempt == ATTEMPTS - 1:
                     raise
-                await self._mirror.catch_up()
+                await self._mirror.catch_up(seen, error)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     async def commit(self, admission: Admission) -> int:
@@ -82,13 +84,13 @@ class Writes:
     async def change(self, action: Callable[[], Action]) -> int:
         """Write an action that is made anew, from what is true by then, after each conflict."""
         for attempt in range(ATTEMPTS):
-            await self._mirror.fresh()
+            seen = (await self._mirror.fresh()).revision
             try:
                 revision = await self._writer.commit(action(), self._mirror.read)
-            except ConflictError:
+            except ConflictError as error:
                 if attempt == ATTEMPTS - 1:
                     raise
-                await self._mirror.catch_up()
+                await self._mirror.catch_up(seen, error)
             else:
                 self._mirror.written = max(self._mirror.written, revision)
                 return revision

@@ -234,3 +234,29 @@ async def test_agents_tell_events_of_their_own_tasks_only(api: Api) -> None:
 
 async def _report(api: Api, node: o.Node, tasks: dict[str, Any]) -> tuple[int, Any]:
     return await api.post(f"nodes/{node.metadata.uid}/status", {"tasks": tasks})
+
+
+async def test_a_restored_store_makes_agents_and_watchers_begin_anew(api: Api) -> None:
+    async with api.stream(stream_of(N1)) as lines, api.stream("nodes?watch=1") as watch:
+        await lines.next()
+        await lines.next()
+        cluster = make_cluster()
+        await api.seed(
+            msgspec.structs.replace(cluster, status=o.ClusterStatus(incarnation="another", revision_base=1000))
+        )
+        assert (await watch.next())["reason"] == "Expired"
+        assert await lines.response.content.read() == b""
+    _, node = await api.get("nodes/n1")
+    assert node["metadata"]["resourceVersion"] > 1000
+    _, listed = await api.get("nodes")
+    assert listed["resourceVersion"] > 1000
+    assert (await api.put("nodes/n1", {**node, "spec": {"availability": "pause"}}))[0] == 200
+
+
+async def test_a_removed_nodes_stream_ends(api: Api) -> None:
+    async with api.stream(stream_of(N2)) as lines:
+        await lines.next()
+        await lines.next()
+        await api.remove(N2)
+        assert await lines.response.content.read() == b""
+    assert (await api.post(f"nodes/{N2.metadata.uid}/status", {}))[0] == 404

@@ -7,8 +7,8 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,18 @@ async def call(directory: Path, method: str, path: str, body: Any = None, name: 
         return response.status, await (response.json() if is_json else response.text())
 
 
+@asynccontextmanager
+async def watching(directory: Path) -> AsyncIterator[None]:
+    """Keep a watch open."""
+    connector = aiohttp.UnixConnector(str(directory / "api.sock"))
+    async with (
+        aiohttp.ClientSession(connector=connector) as session,
+        session.get("http://api/shoal/v1/services?watch=1") as response,
+    ):
+        assert response.status == 200
+        yield
+
+
 async def ready(directory: Path, name: str = "api") -> None:
     async def is_ready() -> bool:
         try:
@@ -90,9 +102,11 @@ async def test_what_was_written_survives_kill_9_and_sigterm_ends_in_order(tmp_pa
         _, applied = await call(tmp_path, "POST", "/shoal/v1/apply", {"objects": [WEB]})
         assert applied["results"][0]["result"] == "unchanged"
         assert await _revision(tmp_path) == before
-        second.send_signal(signal.SIGTERM)
-        with anyio.fail_after(10):
-            assert await to_thread.run_sync(second.wait) == 0
+        async with watching(tmp_path):
+            second.send_signal(signal.SIGTERM)
+            with anyio.fail_after(10):
+                assert await to_thread.run_sync(second.wait) == 0
+    assert "Traceback" not in (tmp_path / "api.log").read_text()
 
 
 async def test_two_servers_never_give_one_port_twice(tmp_path: Path, etcd: EtcdProcess) -> None:
