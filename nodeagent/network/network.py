@@ -9,8 +9,8 @@ Rules and bridges outlive this process on purpose: containers go on serving whil
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
-from pathlib import Path
 
 import anyio
 import structlog
@@ -62,7 +62,7 @@ class NodeNetwork:
     async def program(self, assignments: Assignments) -> None:
         async with self._lock:
             if anyio.current_time() - self._checked_at > REWRITE_AFTER_S:
-                self._bridges, self._picture = {}, None
+                self._picture = None
             networks = assignments.of(Network)
             await self._ensure_bridges(wanted(networks.values(), assignments.of(Attachment).values(), self._node_uid))
             await self._ensure_rules(self._desired(networks, assignments))
@@ -129,5 +129,10 @@ def _fits(network: DockerNetwork, existing: EngineNetwork) -> bool:
     return (
         network.subnet in existing.subnets
         and network.labels().items() <= existing.labels.items()
-        and Path(f"/sys/class/net/{network.bridge}").exists()
+        and _has_interface(network.bridge)
     )
+
+
+def _has_interface(name: str) -> bool:
+    """Asked of this network namespace: /sys may show another's."""
+    return any(found == name for _, found in socket.if_nameindex())
