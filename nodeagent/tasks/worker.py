@@ -172,16 +172,18 @@ class Worker:
         )
 
     async def _look(self) -> None:
-        """Inspect the container if anything may have happened to it since."""
-        if self._stale:
+        """Inspect the container if anything may have happened to it since; also to what happens while we look."""
+        if not self._stale:
+            return
+        self._stale = False
+        try:
+            self.container = await self.tools.engine.inspect(self.container_id)
+        except BaseException:
+            self._stale = True
+            raise
+        if self.container is None:
+            self.container_id = self.mark = ""
             self._stale = False
-            try:
-                self.container = await self.tools.engine.inspect(self.container_id)
-            except BaseException:
-                self._stale = True
-                raise
-            if self.container is None:
-                self.container_id = self.mark = ""
 
     async def _perform(self, step: machine.Step) -> None:
         match step:

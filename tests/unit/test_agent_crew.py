@@ -180,6 +180,25 @@ async def test_a_container_removed_by_force_fails_its_task() -> None:
         assert (last.state, last.err) == (S.FAILED, "task: container was removed")
 
 
+async def test_events_of_a_container_that_is_just_found_gone_are_no_reason_to_look_again() -> None:
+    task = task_for()
+    node = Node(task)
+    inspect = node.engine.inspect
+
+    async def slow(container: str) -> Any:
+        assert container
+        found = await inspect(container)
+        await anyio.lowlevel.checkpoint()
+        node.crew.workers[uid_of(task)].hint()
+        return found
+
+    async with node.running():
+        node.engine.inspect = slow  # type: ignore[method-assign]
+        node.engine.vanish(task.metadata.name)
+        await node.settle(20)
+        assert node.managers.states(uid_of(task))[-1] is S.FAILED
+
+
 async def test_a_lost_event_is_made_good_by_the_next_listing() -> None:
     task = task_for()
     node = Node(task)
