@@ -58,8 +58,8 @@ def _nodes_of(service: o.Service, tasks: list[o.Task], cache: Cache) -> list[o.N
 def pending_reasons(tasks: list[o.Task]) -> dict[str, int]:
     """Count why tasks wait; tasks that are merely on their way do not count."""
     waiting = [task for task in tasks if task.spec.desired_state.is_live and task.status.state.rank < _ASSIGNED]
-    reasons = Counter(task.status.err or task.status.message for task in waiting)
-    return {reason: count for reason, count in sorted(reasons.items()) if reason}
+    reasons = Counter(task.status.err for task in waiting if task.status.err)
+    return dict(sorted(reasons.items()))
 
 
 _ASSIGNED: Final = TaskState.ASSIGNED.rank
