@@ -182,6 +182,10 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return error_response(NotFoundError(f"there is nothing at {request.path[:200]}"))
     except web.HTTPException as error:
         return _refusal(error.status, "Invalid", error.reason)
+    except (ConnectionError, web.RequestPayloadError):
+        return _refusal(
+            400, "Invalid", "the request broke off before its end"
+        )  # heard by nobody, if all is as it seems
     except UnicodeDecodeError:
         return error_response(InvalidError("the request is not UTF-8"))
 

@@ -86,10 +86,11 @@ class Requests:
         try:
             async for line in _lines(chunks):
                 await send.send(line)
-            self._waiting.pop(number, None)
-            send.close()
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             return
+        finally:
+            self._waiting.pop(number, None)  # however it ended: whoever asked must not wait for more
+            send.close()
 
 
 async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[Line]:

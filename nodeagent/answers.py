@@ -107,8 +107,8 @@ class Answers:
                 "service": task.spec.service.name if task is not None else "",
                 "node": self._node_uid,
                 "cpu": round(stats.cpu, 4),
-                "memory": stats.memory,
-                "memoryLimit": stats.memory_limit,
+                "memory": int(stats.memory),
+                "memoryLimit": int(stats.memory_limit),
             }
         )
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import msgspec
 import pytest
 
@@ -118,3 +119,36 @@ def _with(document: dict[str, Any], place: str, value: Any) -> dict[str, Any]:
     head, _, rest = place.partition(".")
     inner = document.get(head)
     return {**document, head: _with(inner if isinstance(inner, dict) else {}, rest, value) if rest else value}
+
+
+async def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_error(
+    api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path in (b"services", b"apply", b"nodes/n1/status", b"nodes/n1/answers/1"):
+        for head in (b"Content-Length: 1000\r\n\r\n{", b"Transfer-Encoding: chunked\r\n\r\n5\r\nabc", b"Content-Len"):
+            async with await anyio.connect_unix(api.socket) as gone:
+                await gone.send(b"POST /shoal/v1/" + path + b" HTTP/1.1\r\nHost: api\r\n" + head)
+                await anyio.sleep(0.01)
+    assert (await api.get("/healthz"))[0] == 200
+    await anyio.wait_all_tasks_blocked()
+    assert caplog.text == ""
+
+
+async def test_an_answer_that_breaks_off_ends_for_whoever_asked(api: Api) -> None:
+    node = NODE.metadata.uid
+    async with api.stream(f"nodes/{node}/assignments?watch=1") as lines, anyio.create_task_group() as tasks:
+        await lines.next()
+        await lines.next()
+        found: list[Any] = []
+
+        async def ask() -> None:
+            async with api.server.requests.ask(node, "logs", {}) as answer:
+                found.extend([line async for line in answer])
+
+        tasks.start_soon(ask)
+        number = (await lines.next())["id"]
+        head = f"POST /shoal/v1/nodes/{node}/answers/{number} HTTP/1.1\r\nHost: api\r\n"
+        async with await anyio.connect_unix(api.socket) as gone:
+            await gone.send(head.encode() + b'Transfer-Encoding: chunked\r\n\r\n8\r\n{"a":1}\n\r\n')
+            await anyio.sleep(0.05)
+    assert found == [{"a": 1}]

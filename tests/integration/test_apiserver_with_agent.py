@@ -1,0 +1,80 @@
+"""The real agent, on a fake engine, against the real API server: assigned, run, reported, asked, stopped."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import anyio
+import msgspec
+import pytest
+
+from nodeagent.agent import Agent
+from nodeagent.client import ApiClient
+from nodeagent.engine.fake import FakeEngine
+from shoal.api import objects as o
+from shoal.api.states import DesiredState, TaskState
+from shoal.machinery.clock import SystemClock
+from shoal.machinery.factories import make_cluster, make_network, make_node, make_service, make_task
+from tests.support import eventually
+from tests.support.agent import PlainNetwork
+from tests.support.api import Api, running_api
+
+pytestmark = pytest.mark.anyio
+
+NODE = make_node("n1")
+WEB = make_service("web", image="shoal-test:1")
+TASK = make_task(WEB, 1, node=NODE, state=TaskState.ASSIGNED)
+
+
+@pytest.fixture
+async def api(tmp_path: Path) -> AsyncIterator[Api]:
+    async with running_api(tmp_path) as running:
+        await running.seed(make_cluster(), NODE, make_network("ingress"), WEB)
+        yield running
+
+
+async def state_of(api: Api, task: o.Task) -> str:
+    _, found = await api.get(f"tasks/{task.metadata.name}")
+    state: str = found["status"]["state"]
+    return state
+
+
+async def test_a_task_runs_answers_and_stops(api: Api, tmp_path: Path) -> None:
+    engine = FakeEngine(images=("shoal-test:1",))
+    async with ApiClient([f"unix://{api.socket}"], NODE.metadata.uid) as client, anyio.create_task_group() as tasks:
+        agent = Agent(
+            node_uid=NODE.metadata.uid,
+            engine=engine,
+            network=PlainNetwork(),
+            api=client,
+            clock=SystemClock(),
+            state_dir=tmp_path / "state",
+            address="10.0.0.9",
+        )
+        tasks.start_soon(agent.run)
+        await api.seed(TASK)
+
+        async def runs() -> bool:
+            return await state_of(api, TASK) == "running"
+
+        await eventually(runs)
+        _, node = await api.get("nodes/n1")
+        assert (node["status"]["address"], node["status"]["description"]["hostname"]) == ("10.0.0.9", "fake")
+        _, top = await api.get("top")
+        assert (top["warnings"], [item["task"] for item in top["items"]]) == ([], [TASK.metadata.name])
+        _, text = await api.get("services/web/logs")
+        assert "warning" not in text
+
+        _, stored = await api.get(f"tasks/{TASK.metadata.name}")
+        running = api.server.mirror.cache.get(o.Task, f"/shoal/tasks/{TASK.metadata.name}")
+        assert running is not None
+        spec = msgspec.structs.replace(running.spec, desired_state=DesiredState.SHUTDOWN)
+        await api.seed(msgspec.structs.replace(running, spec=spec))
+
+        async def is_over() -> bool:
+            return await state_of(api, TASK) in ("shutdown", "complete", "failed")
+
+        await eventually(is_over)
+        assert stored["status"]["container"]["id"]
+        tasks.cancel_scope.cancel()
