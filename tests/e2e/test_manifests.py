@@ -1,0 +1,110 @@
+"""Every example in manifests/ does on a real engine what its first line says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.lab import Host, eventually
+
+FOLDER = Path(__file__).parents[2] / "manifests"
+
+
+def containers(host: Host, service: str) -> list[dict[str, Any]]:
+    """Inspect a service's running containers."""
+    found = host.docker(f"ps -q --filter label=com.docker.swarm.service.name={service}").ok().out.split()
+    return list(json.loads(host.docker(["inspect", *found]).ok().out)) if found else []
+
+
+def hello(host: Host) -> None:
+    answers = {host.curl("http://127.0.0.1:8080/") for _ in range(20)}
+    assert len(answers) == 3
+    assert all(answer.startswith("hello from ") for answer in answers)
+
+
+def everywhere(host: Host) -> None:
+    assert len(containers(host, "everywhere")) == 1
+    assert "hello from" in host.curl("http://127.0.0.1:8082/")
+
+
+def frugal(host: Host) -> None:
+    limits = [one["HostConfig"] for one in containers(host, "frugal")]
+    assert [(one["NanoCpus"], one["Memory"], one["PidsLimit"]) for one in limits] == [(200_000_000, 64 << 20, 50)] * 2
+    assert limits[0]["Ulimits"] == [{"Name": "nofile", "Hard": 2048, "Soft": 1024}]
+    assert "0.1 CPUs, 32M memory" in host.shoal(["describe", "node", host.name]).ok().out
+
+
+def fickle(host: Host) -> None:
+    states = host.shoal("get tasks -s fickle -o json").ok().out
+    tasks = json.loads(states)["items"]
+    assert [task["status"]["container"]["exitCode"] for task in tasks] == [3] * 4
+
+
+def placed(host: Host) -> None:
+    assert len(containers(host, "placed")) == 2
+
+
+def keeper(host: Host) -> None:
+    def starts() -> int:
+        return len(host.docker("run --rm -v keeper-data:/data shoal/hello:1 cat /data/starts").ok().out.splitlines())
+
+    assert starts() == 1
+    (one,) = containers(host, "keeper")
+    modes = {mount["Destination"]: (mount["Type"], mount["RW"]) for mount in one["Mounts"]}
+    assert modes == {"/data": ("volume", True), "/host-etc": ("bind", False), "/scratch": ("tmpfs", True)}
+    host.docker(["rm", "-f", one["Id"]]).ok()
+    eventually(lambda: starts() == 2, within=30)
+
+
+def careful(host: Host) -> None:
+    (one,) = containers(host, "careful")
+    assert one["State"]["Health"]["Status"] == "healthy"
+
+
+def particular(host: Host) -> None:
+    eventually(lambda: "hello from particular as 1000" in host.shoal("logs particular").ok().out, within=10)
+    (one,) = containers(host, "particular")
+    assert one["HostConfig"]["ReadonlyRootfs"]
+    assert one["HostConfig"]["ExtraHosts"] == ["database:10.1.2.3", "database.local:10.1.2.3"]
+    assert one["Config"]["Labels"]["purpose"] == "example"
+    assert one["Config"]["Env"][:2] == ["GREETING=hello", "RELEASE=1.10"]
+
+
+def two_services(host: Host) -> None:
+    assert "hello from" in host.curl("http://127.0.0.1:8089/")
+    back = json.loads(host.shoal("get service back -o json").ok().out)
+    chosen = back["status"]["endpoint"]["ports"][0]["published"]
+    assert 30000 <= chosen <= 32767
+    assert "hello from" in host.curl(f"http://127.0.0.1:{chosen}/")
+
+
+CHECKS: dict[str, tuple[int, Callable[[Host], None]]] = {
+    "01-hello.yaml": (0, hello),
+    "02-global.yaml": (0, everywhere),
+    "03-resources.yaml": (0, frugal),
+    "04-restart.yaml": (1, fickle),
+    "05-placement.yaml": (0, placed),
+    "06-mounts.yaml": (0, keeper),
+    "07-health.yaml": (0, careful),
+    "08-container.yaml": (0, particular),
+    "09-two-services.yaml": (0, two_services),
+}
+"""Manifest → apply's exit code, and what must then be true."""
+
+
+def test_every_example_is_checked_here() -> None:
+    assert sorted(path.name for path in FOLDER.glob("*.yaml")) == sorted(CHECKS)
+
+
+@pytest.mark.parametrize("name", sorted(CHECKS))
+def test_an_example_does_what_it_says(host: Host, name: str) -> None:
+    code, check = CHECKS[name]
+    applied = host.shoal(["apply", "-f", f"manifests/{name}"])
+    assert applied.code == code, applied
+    check(host)
+    again = host.shoal(["apply", "--detach", "-f", f"manifests/{name}"]).ok()
+    assert all(line.endswith("unchanged") for line in again.out.splitlines())
