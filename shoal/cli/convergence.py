@@ -134,14 +134,18 @@ def _is_settled(desired: int, tasks: list[Plain], revision: str) -> bool:
     return bool(over) and not on_the_way
 
 
-def has_run_for(tasks: Iterable[Plain], uid: str, now: datetime, seconds: float) -> bool:
-    """Say whether every running task of a service has run that long, by the stamps in the tasks."""
+def has_run_for(tasks: Iterable[Plain], uid: str, running: int, now: datetime, seconds: float) -> bool:
+    """Say whether at least `running` tasks of a service run, all for that long, by the stamps in the tasks.
+
+    A service and its tasks come by two streams: the service may still count a task that has ended already.
+    """
     stamps = [
         moment(at(task, "status.timestamp"))
         for task in tasks
         if at(task, "spec.service.uid") == uid and _is_live(task) and at(task, "status.state") == TaskState.RUNNING
     ]
-    return all(stamp is not None and now - stamp >= timedelta(seconds=seconds) for stamp in stamps)
+    lasted = [stamp for stamp in stamps if stamp is not None and now - stamp >= timedelta(seconds=seconds)]
+    return len(lasted) == len(stamps) >= running
 
 
 class Watch:
@@ -164,7 +168,7 @@ class Watch:
         if found.stage is Stage.CONVERGED:
             assert self._converged_since is not None
             is_stable = now_s - self._converged_since >= STABLE_S or has_run_for(
-                tasks, at(service, "metadata.uid"), now, STABLE_S
+                tasks, at(service, "metadata.uid"), found.running, now, STABLE_S
             )
             return found if is_stable else _with(found, Stage.GOING, "")
         if found.stage is Stage.GOING and self._settled_since is not None and now_s - self._settled_since >= SETTLED_S:

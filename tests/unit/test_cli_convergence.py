@@ -117,6 +117,11 @@ def test_what_has_run_for_long_converges_at_once() -> None:
     assert judged(Watch(), service(3), tasks, 0).stage is Stage.CONVERGED
 
 
+def test_a_task_that_has_ended_already_is_not_taken_for_one_that_lasts() -> None:
+    tasks = [task(1, "failed", "shutdown"), task(1, "ready", "ready")]
+    assert judged(Watch(), service(1, desired=1), tasks, 0).stage is Stage.GOING
+
+
 def test_a_crash_loop_is_given_up_with_its_cause() -> None:
     watch, tasks = Watch(), [task(1, "failed", "shutdown", err="exit code 1"), task(1, "ready", "ready")]
     assert judged(watch, service(0), tasks, 0).stage is Stage.GOING
