@@ -176,7 +176,9 @@ class Logs:
         """Yield the lines of a node's answer; UnavailableError if it does not come, or ends, in time.
 
         A patient caller waits for lines for ever: a followed log may be silent. The agent's connection tells.
+        Agents name their node by its uid; people are told its name.
         """
+        name = self._name_of(node)
         async with self._requests.ask(node, method, params) as lines:
             while True:
                 line: Line | None = None
@@ -187,7 +189,7 @@ class Logs:
                         return
                 if scope.cancelled_caught or line is None:
                     raise UnavailableError(f"no answer within {ANSWER_S:g} s")
-                yield line
+                yield {**line, "node": name} if "node" in line else line
 
     def _name_of(self, node_uid: str) -> str:
         node = self._mirror.cache.get(o.Node, f"/shoal/nodes/{node_uid}")

@@ -119,10 +119,12 @@ def _observe_attachments(cache: Cache) -> AttachmentView:
     )
 
 
-def _observe_service(uid: str, cache: Cache) -> ServiceView:
+def _observe_service(uid: str, cache: Cache) -> ServiceView | None:
     pool = cache.fold(Pool)
     service = next(iter(cache.by(_SERVICE_BY_UID, uid).values()), None)
     endpoint = next(iter(cache.by(_ENDPOINT_BY_SERVICE, uid).values()), None)
+    if service is None and endpoint is not None and cache.is_unreadable(keys.service(endpoint.spec.service.name)):
+        return None
     held = pool.by_owner.get(uid, {})
     dynamic = tuple(held[key] for key in sorted(held) if DYNAMIC_LABEL in held[key].metadata.labels)
     return ServiceView(service, endpoint, dynamic, _free_ports(service, pool))

@@ -30,11 +30,12 @@ SERVING: Final = Index(Backend, lambda backend: (backend.spec.service.uid,) if b
 
 
 def observe(key: str, cache: Cache) -> View | None:
-    """Gather what belongs to the service with this uid; None once nothing of it is left."""
+    """Gather what belongs to the service with this uid; None once nothing of it is left, or it cannot be read."""
     service = next(iter(cache.by(SERVICES, key).values()), None)
     slots = {slot.spec.slot: slot for slot in cache.sorted_by(SLOTS, key)}
     tasks = tuple(cache.sorted_by(TASKS, key))
-    if service is None and not slots and not tasks:
+    names = {slot.spec.service.name for slot in slots.values()} | {task.spec.service.name for task in tasks}
+    if service is None and (not names or any(cache.is_unreadable(keys.service(name)) for name in names)):
         return None
     cluster = cache.get(Cluster, keys.CLUSTER)
     return View(

@@ -28,12 +28,14 @@ ON_NODE: Final = Index(Task, lambda task: (task.spec.node.uid,) if task.spec.nod
 
 
 def observe(key: str, cache: Cache) -> View | None:
-    """Gather what belongs to the service with this uid; None once nothing of it is left that is ours."""
+    """Gather what belongs to the service with this uid; None once nothing of ours is left, or it cannot be read."""
     service = next(iter(cache.by(SERVICES, key).values()), None)
     rollout = next(iter(cache.by(ROLLOUTS, key).values()), None)
     revisions = tuple(cache.sorted_by(REVISIONS, key))
     if service is None:
-        return View(None, rollout, revisions) if rollout is not None or revisions else None
+        refs = [revision.spec.service for revision in revisions] + ([rollout.status.service] if rollout else [])
+        is_known_gone = refs and not any(cache.is_unreadable(keys.service(ref.name)) for ref in refs)
+        return View(None, rollout, revisions) if is_known_gone else None
     tasks = tuple(cache.sorted_by(TASKS, key))
     nodes = (cache.get(Node, keys.node(uid)) for uid in {task.spec.node.uid for task in tasks if task.spec.node})
     return View(

@@ -65,6 +65,10 @@ class Cache:
     def get(self, kind: type[T], key: str) -> T | None:
         return self._objects.get(kind, _NOTHING).get(key)
 
+    def is_unreadable(self, key: str) -> bool:
+        """Something lies at a key that is no object: its owner is not known to be gone, so leave its things alone."""
+        return key in self.unreadable
+
     def all(self, kind: type[T]) -> Mapping[str, T]:
         """Every object of a kind, by key. A live view: do not keep it over an await."""
         found: Mapping[str, T] = self._objects.get(kind, _NOTHING)

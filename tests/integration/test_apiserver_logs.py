@@ -126,14 +126,21 @@ async def test_usage_is_sampled_from_every_node(api: Api) -> None:
     def answers(method: str, _: Mapping[str, Any]) -> list[dict[str, Any]]:
         assert method == "stats"
         return [
-            {"task": ONE.metadata.name, "service": "web", "node": "n1", "cpu": 0.5, "memory": 10, "memoryLimit": 20}
+            {
+                "task": ONE.metadata.name,
+                "service": "web",
+                "node": N1.metadata.uid,
+                "cpu": 0.5,
+                "memory": 10,
+                "memoryLimit": 20,
+            }
         ]
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(agent, api, N1, answers)
         await connected(api, N1)
         _, top = await api.get("top")
-        assert [item["task"] for item in top["items"]] == [ONE.metadata.name]
+        assert [(item["task"], item["node"]) for item in top["items"]] == [(ONE.metadata.name, "n1")]
         assert top["warnings"] == ["node n2 is away (not connected)"]
         tasks.cancel_scope.cancel()
 
