@@ -20,7 +20,9 @@ def test_a_fresh_host_is_told_that_it_belongs_to_no_swarm(fresh_host: Host) -> N
     assert "already a manager of cluster" in again.err
 
 
-def test_one_command_brings_up_a_swarm_and_again_changes_nothing(fresh_host: Host) -> None:
+def test_one_command_brings_up_engine_and_swarm_and_again_changes_nothing(fresh_host: Host) -> None:
+    fresh_host.stop_engine()
+
     first = fresh_host.run("hack/up", within_s=300).ok()
     assert len(set(re.findall(r"hello from (\w+)", first.out))) > 1
 

@@ -1,8 +1,8 @@
 """The laboratory: several hosts on one machine, each with its own kernel namespaces, Docker engine and Shoal.
 
-A host has its own network, mounts (a private /run, /etc/docker and /var/lib/shoal), hostname and processes, so that
-every default path is its own and nothing in it touches the machine's engine or packet rules. Hosts hang on a bridge
-(the fabric, 10.99.0.0/24) in a namespace of its own, with a registry on 10.99.0.254:5000. Everything lives in
+A host has its own network, mounts (/run, /etc/docker, /var/lib/docker and /var/lib/shoal), hostname and processes, so
+that every default path is its own and nothing in it touches the machine's engine or packet rules. Hosts hang on a
+bridge (the fabric, 10.99.0.0/24) in a namespace of its own, with a registry on 10.99.0.254:5000. Everything lives in
 processes: when those die the kernel removes the rest.
 
 As a program: `hack/lab up N | down | off I | on I | cut I | heal I | sh I [CMD…] | status`.
@@ -35,9 +35,10 @@ _INIT_SCRIPT = r"""
 set -eu
 hostname "$NAME"
 mount -t tmpfs tmpfs /run
-mkdir -p /run/lock /etc/docker /var/lib/shoal
+mkdir -p /run/lock /etc/docker /var/lib/docker /var/lib/shoal
 mount -t tmpfs tmpfs /usr/local/sbin
 mount --bind "$DIR/etc-docker" /etc/docker
+mount --bind "$DIR/docker" /var/lib/docker
 mount --bind "$DIR/state" /var/lib/shoal
 mount --bind "$DIR/resolv.conf" /etc/resolv.conf
 mount --bind "$DIR/hosts" /etc/hosts
@@ -48,8 +49,7 @@ ip address add "$ADDRESS/24" dev eth0
 ip link set eth0 up
 ip route add default via "$GATEWAY"
 while :; do
-  dockerd --data-root "$DIR/docker" --exec-root /run/docker --pidfile /run/docker.pid -H unix:///run/docker.sock \
-    --insecure-registry "$REGISTRY" --cgroup-parent "/$CGROUP" >>"$DIR/dockerd.log" 2>&1 &
+  dockerd --insecure-registry "$REGISTRY" --cgroup-parent "/$CGROUP" >>"$DIR/dockerd.log" 2>&1 &
   echo $! >/run/dockerd.started
   wait $! || true
   until [ ! -e /run/dockerd.stay-down ]; do sleep 0.05; done
@@ -194,8 +194,8 @@ class Host:
     def stop_engine(self) -> None:
         """End the engine, and keep it down until `start_engine`; containers may go on only with live-restore."""
         self.run("touch", "/run/dockerd.stay-down").ok()
-        self.kill("dockerd", signal.SIGTERM)
-        within(START_WITHIN_S, lambda: self.run("docker", "version").code != 0, "the engine's end", self._said)
+        pid = self.kill("dockerd", signal.SIGTERM)
+        within(START_WITHIN_S, lambda: self.run("kill", "-0", str(pid)).code != 0, "the engine's end", self._said)
 
     def start_engine(self) -> None:
         self.run("rm", "-f", "/run/dockerd.stay-down").ok()
