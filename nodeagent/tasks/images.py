@@ -52,7 +52,7 @@ class Images:
             if any(word in str(error) for word in _NO_ANSWER):
                 self._unreachable[host] = anyio.current_time() + UNREACHABLE_S
             if not await self._engine.has_image(image):
-                raise
+                raise EngineError(f"cannot pull {image}: {error}", temporary=error.temporary) from error
             log.info("image_reused", image=image, cause=str(error))
 
 
