@@ -1,6 +1,7 @@
-"""The two little languages inside specs: image references and placement constraints. Pure.
+"""The little languages inside specs: image references, placement constraints, placeholders. Pure.
 
-Source: the grammar of references is distribution/reference's, that of constraints SwarmKit's (manager/constraint).
+Source: the grammar of references is distribution/reference's, that of constraints SwarmKit's (manager/constraint), and
+so are the placeholders' names (template/context.go).
 """
 
 from __future__ import annotations
@@ -131,3 +132,24 @@ def is_known_key(key: str) -> bool:
     """Say whether any node can ever answer a constraint's key."""
     folded = key.lower()
     return any(folded.startswith(k) and folded != k if k.endswith(".") else folded == k for k in CONSTRAINT_KEYS)
+
+
+PLACEHOLDERS = (
+    ".Service.ID",
+    ".Service.Name",
+    ".Node.ID",
+    ".Node.Hostname",
+    ".Node.Platform.OS",
+    ".Node.Platform.Architecture",
+    ".Task.ID",
+    ".Task.Name",
+    ".Task.Slot",
+)
+"""What `{{…}}` can stand for in values of the environment, the hostname and mounts; an agent fills them in."""
+
+_PLACEHOLDER = re.compile(r"\{\{-?\s*(.*?)\s*-?\}\}", re.DOTALL)
+
+
+def unknown_placeholders(text: str) -> list[str]:
+    """Return the placeholders in a text that nobody can fill in: `{{.Task.Slto}}` → [".Task.Slto"]."""
+    return [name for name in _PLACEHOLDER.findall(text) if name not in PLACEHOLDERS] if "{{" in text else []

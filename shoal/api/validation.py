@@ -16,7 +16,14 @@ from msgspec import Struct
 
 from shoal.api.codec import encode
 from shoal.api.errors import Fault
-from shoal.api.grammar import CONSTRAINT_KEYS, is_known_key, parse_constraint, parse_image
+from shoal.api.grammar import (
+    CONSTRAINT_KEYS,
+    PLACEHOLDERS,
+    is_known_key,
+    parse_constraint,
+    parse_image,
+    unknown_placeholders,
+)
 from shoal.api.names import below, file_name_problem, hint, service_name_problem
 from shoal.api.objects import Cluster, ClusterSpec, Config, Network, Node, Object, Secret, Service, ServiceSpec, Update
 from shoal.api.states import (
@@ -124,12 +131,6 @@ NOT_YET: Final[tuple[NotYet, ...]] = (
     ),
     *_rolling("update"),
     *_rolling("rollback"),
-    NotYet("spec.env[]", f"templates are {_LATER}", lambda text: "{{" in text),
-    NotYet("spec.hostname", f"templates are {_LATER}", lambda text: "{{" in text),
-    NotYet("spec.mounts[].source", f"templates are {_LATER}", lambda text: "{{" in text),
-    NotYet("spec.mounts[].target", f"templates are {_LATER}", lambda text: "{{" in text),
-    NotYet("spec.mounts[].labels", f"templates are {_LATER}", lambda labels: "{{" in str(labels)),
-    NotYet("spec.mounts[].driverOpts", f"templates are {_LATER}", lambda options: "{{" in str(options)),
 )
 """Delete a row when its field works."""
 
@@ -493,9 +494,31 @@ def _privilege_faults(spec: ServiceSpec) -> Faults:
             yield Fault(f"{path}.profile", "mode custom and a profile go together; one is given without the other")
 
 
+def _placeholder_faults(spec: ServiceSpec) -> Faults:
+    for path, text in _templated(spec):
+        for name in unknown_placeholders(text):
+            more = hint(name, PLACEHOLDERS)
+            yield Fault(path, f"found the placeholder {name!r}{more}; known are {', '.join(PLACEHOLDERS)}")
+
+
+def _templated(spec: ServiceSpec) -> Iterator[tuple[str, str]]:
+    """Yield (path, text) of everything in which an agent fills in placeholders."""
+    for index, entry in enumerate(spec.env):
+        yield f"spec.env[{index}]", entry.partition("=")[2]
+    yield "spec.hostname", spec.hostname
+    for index, mount in enumerate(spec.mounts):
+        path = f"spec.mounts[{index}]"
+        yield f"{path}.source", mount.source
+        yield f"{path}.target", mount.target
+        for field, mapping in (("labels", mount.labels), ("driverOpts", mount.driver_opts)):
+            for key, value in mapping.items():
+                yield below(f"{path}.{field}", key), value
+
+
 _SERVICE_CHECKS: Final[tuple[Callable[[ServiceSpec], Faults], ...]] = (
     _image_faults, _mode_faults, _container_faults, _host_faults, _limit_faults, _resource_faults, _restart_faults,
     _update_faults, _placement_faults, _mount_faults, _port_faults, _health_faults, _privilege_faults,
+    _placeholder_faults,
 )  # fmt: skip
 
 

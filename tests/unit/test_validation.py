@@ -86,6 +86,10 @@ WRONG = [
     ({"healthcheck": {"test": ["CMD-SHELL", "a", "b"]}}, "spec.healthcheck.test", "exactly one line"),
     ({"healthcheck": {"interval": "10us"}}, "spec.healthcheck.interval", "at least 1ms"),
     ({"healthcheck": {"retries": -1}}, "spec.healthcheck.retries", "0 or more"),
+    ({"env": ["A={{.Task.Slto}}"]}, "spec.env[0]", "did you mean .Task.Slot?"),
+    ({"hostname": "h-{{ index }}"}, "spec.hostname", "found the placeholder 'index'"),
+    ({"mounts": ["data-{{.X}}:/data"]}, "spec.mounts[0].source", "found the placeholder '.X'"),
+    ({"mounts": [{"type": "volume", "target": "/a", "labels": {"x": "{{.Y}}"}}]}, "spec.mounts[0].labels.x", "'.Y'"),
     ({"privileges": {"seccomp": {"mode": "unconfine"}}}, "spec.privileges.seccomp.mode", "did you mean unconfined?"),
     ({"privileges": {"seccomp": {"mode": "custom"}}}, "spec.privileges.seccomp.profile", "go together"),
 ]
@@ -111,6 +115,8 @@ RIGHT = [
     {"mounts": ["/scratch", "data:/data:ro", "/srv:/srv:ro,rslave"]},
     {"image": "localhost:5000/a/b:1@sha256:" + "0" * 64},
     {"stopSignal": "SIGRTMIN+3"},
+    {"env": ["A={{.Task.Slot}} {{- .Node.Hostname -}}"], "hostname": "{{.Service.Name}}-{{.Task.Slot}}"},
+    {"mounts": ["data-{{.Task.Slot}}:/data"]},
     {"user": 1000, "groups": [1000, 44]},
 ]
 
@@ -140,10 +146,6 @@ LATER = [
     ({"update": {"monitor": "1s"}}, "spec.update.monitor"),
     ({"update": {"maxFailureRatio": 0.5}}, "spec.update.maxFailureRatio"),
     ({"rollback": {"delay": "1s"}}, "spec.rollback.delay"),
-    ({"env": ["A={{.Task.Slot}}"]}, "spec.env[0]"),
-    ({"hostname": "h-{{.Task.Slot}}"}, "spec.hostname"),
-    ({"mounts": ["data-{{.Task.Slot}}:/data"]}, "spec.mounts[0].source"),
-    ({"mounts": [{"type": "volume", "target": "/a", "labels": {"x": "{{.Node.ID}}"}}]}, "spec.mounts[0].labels"),
 ]
 
 
