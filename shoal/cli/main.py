@@ -15,6 +15,10 @@ from shoal.api.errors import ShoalError
 DEFAULT_API: Final = "unix:///run/shoal/api.sock"
 
 
+INTERRUPTED: Final = 130
+"""Exit code after Ctrl-C, as shells have it. Whatever was written stays."""
+
+
 class Row(NamedTuple):
     section: str
     where: str
@@ -97,7 +101,7 @@ def main(args: Sequence[str] | None = None) -> None:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

@@ -138,9 +138,14 @@ class _Screen:
 
     def __init__(self, live: Any) -> None:
         self._live = live
+        self._shown: list[tuple[str, Progress]] = []
 
     def show(self, lines: Sequence[tuple[str, Progress]]) -> None:
         from rich.text import Text
+
+        if self._shown == lines:
+            return
+        self._shown = list(lines)
 
         colours = {Stage.GOING: "yellow", Stage.CONVERGED: "green", Stage.FAILED: "red", Stage.ROLLED_BACK: "red"}
         text = Text()
