@@ -114,14 +114,20 @@ def ending(task: Plain) -> str:
     return f"{state}{f' on {node}' if node else ''}{f': {why}' if why else ''}"
 
 
+def _is_wanted(task: Plain) -> bool:
+    return DesiredState(at(task, "spec.desiredState")).is_live
+
+
 def _is_live(task: Plain) -> bool:
     """Wanted alive, and able to be so."""
-    wanted = at(task, "spec.desiredState") in (DesiredState.READY, DesiredState.RUNNING, DesiredState.COMPLETE)
-    return wanted and RANK.get(at(task, "status.state"), 0) <= RANK[TaskState.RUNNING]
+    return _is_wanted(task) and RANK.get(at(task, "status.state"), 0) <= RANK[TaskState.RUNNING]
 
 
 def _is_settled(desired: int, tasks: list[Plain], revision: str) -> bool:
-    """All slots have had a task of the present revision, some have none alive, and nothing is on its way."""
+    """All slots have had a task of the present revision, some have none alive, and nothing is on its way.
+
+    A task that has ended and is still wanted alive awaits its restart delay.
+    """
     slots: dict[str, list[Plain]] = {}
     for task in tasks:
         if at(task, "spec.revision") == revision:
@@ -130,7 +136,7 @@ def _is_settled(desired: int, tasks: list[Plain], revision: str) -> bool:
         return False
     alive = [task for task in tasks if _is_live(task)]
     on_the_way = any(at(task, "status.state") != TaskState.RUNNING for task in alive)
-    over = [slot for slot, own in slots.items() if not any(map(_is_live, own))]
+    over = [slot for slot, own in slots.items() if not any(map(_is_wanted, own))]
     return bool(over) and not on_the_way
 
 

@@ -10,11 +10,12 @@ import click
 
 from shoal.api.errors import InvalidError
 from shoal.api.objects import Event, Node, Object, Service, Task
+from shoal.api.units import Bytes, Cpus
 from shoal.cli.client import Client, Plain, run
 from shoal.cli.columns import RANK, at, head, port, row, sort_key, task_order, task_problem
 from shoal.cli.convergence import Stage, cause_of, progress
 from shoal.cli.options import api_of, complete_targets
-from shoal.cli.text import age, as_yaml, plural, table
+from shoal.cli.text import age, as_yaml, plural, size, table
 from shoal.cli.words import targets
 
 EVENTS: Final = 20
@@ -150,7 +151,7 @@ def node_lines(node: Plain, tasks: list[Plain], now: datetime) -> Iterator[str]:
         ("System", f"{description.get('os', '?')}/{description.get('architecture', '?')}"),
         ("Engine", description.get("engineVersion")),
         ("CPUs", description.get("cpus")),
-        ("Memory", description.get("memory")),
+        ("Memory", size(Bytes.parse(description.get("memory", 0)))),
         ("Reserved", _reserved(tasks)),
         ("Labels", [f"{key}={value}" for key, value in at(node, "metadata.labels", {}).items()]),
         ("Uid", at(node, "metadata.uid")),
@@ -218,7 +219,6 @@ def _flat(value: Any, prefix: str = "") -> str:
 
 def _reserved(tasks: list[Plain]) -> str:
     """Sum what live tasks reserve."""
-    from shoal.api.units import Bytes, Cpus
 
     cpus = memory = 0
     for task in tasks:

@@ -158,3 +158,9 @@ def test_tasks_that_failed_and_are_not_restarted_are_not_well() -> None:
     found = judged(watch, service(0), tasks, 2)
     assert found.stage is Stage.FAILED
     assert found.cause.endswith("exit code 3; not restarted (restart condition on-failure)")
+
+
+def test_a_task_that_ended_and_awaits_its_restart_delay_is_no_end() -> None:
+    watch, tasks = Watch(), [task(1, "rejected", "ready", err="no such image"), task(1, "rejected", "shutdown")]
+    judged(watch, service(0, desired=1), tasks, 0)
+    assert judged(watch, service(0, desired=1), tasks, 4).stage is Stage.GOING
