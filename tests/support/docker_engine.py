@@ -78,6 +78,7 @@ class PrivateEngine:
         for pid_file in self._containerd():
             with suppress(ProcessLookupError, ValueError):
                 os.kill(int(pid_file.read_text()), signal.SIGTERM)
+        self._end_containers()
         if self.holder is not None:
             self.holder.kill()
             self.holder.wait()
@@ -87,6 +88,16 @@ class PrivateEngine:
 
     def _containerd(self) -> list[Path]:
         return list(self.root.glob("exec/containerd/containerd.pid"))
+
+    def _end_containers(self) -> None:
+        """Kill what live-restore left running, where a test failed before it could remove it."""
+        for command in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):
+                if f"{self.root}/exec/containerd".encode() in command.read_bytes():
+                    for children in command.parent.glob("task/*/children"):
+                        for child in children.read_text().split():
+                            os.kill(int(child), signal.SIGKILL)
+                    os.kill(int(command.parent.name), signal.SIGKILL)
 
     @property
     def pid(self) -> int:
