@@ -1,0 +1,229 @@
+"""How many tasks a second the control plane creates and binds to nodes, against etcd's own rate in the same run.
+
+The API server, the controllers and etcd are real processes; the nodes are hollow: real agents on engines in memory. A
+task counts as bound when etcd holds it with its node, seen by a watch of our own. etcd's rate is that of keys of the
+same size written in transactions of 100, as many under way as one of Shoal's writers has.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anyio
+
+from hack.benchmarks import kernel
+from hack.benchmarks.figures import Figure, Report, growth_exponent, of_samples, quartiles
+from hack.benchmarks.hollow import IMAGE
+from hack.benchmarks.host import until
+from hack.benchmarks.http import Client
+from shoal.api import codec, keys
+from shoal.machinery.etcd import EtcdStore
+from shoal.machinery.factories import make_cluster, make_network, make_node
+from shoal.machinery.store import MAX_OPERATIONS, Put, Txn
+from shoal.machinery.writer import LANES
+from tests.support.etcd import EtcdProcess, running_etcd
+from tests.support.lab import remove_folder
+
+ROOT = Path(__file__).resolve().parents[2]
+CONTROLLERS = ("replication", "rollout", "placement", "endpoint", "nodes")
+SERVICES = 10
+NODES = 10
+TASK_BYTES = 1000
+"""About what a stored task has; `Watched.mean_bytes` tells the true figure."""
+
+
+@dataclass
+class Watched:
+    """What a watch has seen of the tasks."""
+
+    created_at: dict[str, float] = field(default_factory=dict)
+    bound: set[str] = field(default_factory=set)
+    running: set[str] = field(default_factory=set)
+    bound_at: float = 0.0
+    running_at: float = 0.0
+    bytes_seen: int = 0
+
+    def take(self, key: str, value: bytes, now: float) -> None:
+        self.created_at.setdefault(key, now)
+        if key not in self.bound and b'"node":{' in value:
+            self.bound.add(key)
+            self.bound_at = now
+            self.bytes_seen += len(value)
+        if key not in self.running and b'"state":"running"' in value:
+            self.running.add(key)
+            self.running_at = now
+
+    @property
+    def mean_bytes(self) -> int:
+        return self.bytes_seen // max(1, len(self.bound))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One size: rates a second, CPU seconds until all tasks run."""
+
+    bound_per_s: float
+    running_per_s: float
+    raw_per_s: float
+    cpu_s: dict[str, float]
+    task_bytes: int
+    revisions: int
+    """Transactions etcd has taken."""
+
+    @property
+    def control_plane_cpu_s(self) -> float:
+        return sum(seconds for name, seconds in self.cpu_s.items() if name not in ("etcd", "agents"))
+
+
+def run(sizes: Sequence[int] = (1000, 3000, 10000)) -> Report:
+    report = Report(f"tasks created and bound, {SERVICES} services on {NODES} hollow nodes")
+    costs: dict[int, float] = {}
+    outcomes: list[Outcome] = []
+    for size in sizes:
+        found = anyio.run(measure, size)
+        outcomes.append(found)
+        costs[size] = found.control_plane_cpu_s
+        report.figures += [
+            Figure(f"B1 {size:,} tasks bound a second / etcd keys a second", found.bound_per_s / found.raw_per_s,
+                   bar=0.10, aim=0.30, is_floor=True),
+            Figure(f"   {size:,} tasks bound", found.bound_per_s, "/s"),
+            Figure(f"   {size:,} tasks running", found.running_per_s, "/s"),
+            Figure(f"   control plane CPU per task, {size:,} tasks", 1000 * found.control_plane_cpu_s / size, "ms"),
+        ]  # fmt: skip
+        spent = ", ".join(f"{name} {seconds:.2f}" for name, seconds in found.cpu_s.items())
+        report.notes.append(
+            f"{size:,} tasks of {found.task_bytes} bytes: {found.revisions / size:.2f} transactions a task; etcd alone "
+            f"{found.raw_per_s:,.0f} keys/s; CPU s until all run: {spent}; load {kernel.load()}"
+        )
+    if len(sizes) > 1:
+        report.figures.append(
+            Figure(f"F1 growth exponent of that CPU, {sizes[0]:,} to {sizes[-1]:,}", growth_exponent(costs), bar=1.10, aim=1.03)
+        )
+    report.figures.append(of_samples("   etcd alone, 100 keys a transaction", [one.raw_per_s for one in outcomes], "/s"))
+    return report
+
+
+async def measure(size: int, services: int = SERVICES, nodes: int = NODES) -> Outcome:
+    """Run one size from an empty store, between two measurements of etcd's own rate."""
+    with running_etcd() as etcd:
+        store = EtcdStore((etcd.url,))
+        try:
+            raw = [await raw_rate(store, size, TASK_BYTES)]
+            async with control_plane(store, etcd, nodes) as (api, pids):
+                return await _measure(store, etcd, api, pids, size, services, raw)
+        finally:
+            await store.close()
+
+
+async def _measure(
+    store: EtcdStore, etcd: EtcdProcess, api: Client, pids: dict[str, int], size: int, services: int, raw: list[float]
+) -> Outcome:
+    pids = {**pids, "etcd": etcd.pid}
+    watched = Watched()
+    before = {name: kernel.cpu_s(pid) for name, pid in pids.items()}
+    start = await store.list(keys.ROOT)
+    async with store.watch("/shoal/tasks/", start.revision) as batches, anyio.create_task_group() as group:
+        group.start_soon(_create, api, size, services)
+        begun = time.monotonic()
+        with anyio.fail_after(600):
+            async for batch in batches:
+                now = time.monotonic()
+                for event in batch.events:
+                    watched.take(event.key, event.value or b"", now)
+                if len(watched.running) >= size:
+                    break
+    cpu = {name: kernel.cpu_s(pid) - before[name] for name, pid in pids.items()}
+    end = await store.list("/shoal/tasks/")
+    assert len(end.items) == len(watched.bound) == size, f"{len(end.items)} tasks, {len(watched.bound)} bound"
+    raw.append(await raw_rate(store, size, watched.mean_bytes))
+    return Outcome(
+        bound_per_s=size / (watched.bound_at - begun),
+        running_per_s=size / (watched.running_at - begun),
+        raw_per_s=quartiles(raw)[1],
+        cpu_s=cpu,
+        task_bytes=watched.mean_bytes,
+        revisions=end.revision - start.revision,
+    )
+
+
+async def _create(api: Client, size: int, services: int) -> None:
+    for number in range(services):
+        replicas = size // services + (number < size % services)
+        spec = {"image": IMAGE, "replicas": replicas}
+        body = {"apiVersion": "shoal/v1", "kind": "Service", "metadata": {"name": f"s{number}"}, "spec": spec}
+        await anyio.to_thread.run_sync(api.call, "POST", "/shoal/v1/services", body)
+
+
+async def raw_rate(store: EtcdStore, count: int, size_bytes: int) -> float:
+    """Return the keys a second that etcd takes in transactions of 100."""
+    value = os.urandom(size_bytes)
+    numbers = iter(range(count))
+
+    async def lane() -> None:
+        while chunk := [number for number, _ in zip(numbers, range(MAX_OPERATIONS), strict=False)]:
+            await store.commit(Txn((), tuple(Put(f"/raw/{number}", value) for number in chunk)))
+
+    begun = time.monotonic()
+    async with anyio.create_task_group() as group:
+        for _ in range(LANES):
+            group.start_soon(lane)
+    return count / (time.monotonic() - begun)
+
+
+@asynccontextmanager
+async def control_plane(
+    store: EtcdStore, etcd: EtcdProcess, nodes: int
+) -> AsyncIterator[tuple[Client, dict[str, int]]]:
+    """Run API server, controllers and hollow nodes on an etcd; yields a client and their pids."""
+    directory = Path(tempfile.mkdtemp(prefix="shoal-bench-"))
+    swarm = [make_node(f"n{number}", cpus=1000, memory="1000G") for number in range(nodes)]
+    for obj in (make_cluster(), make_network(), *swarm):
+        await store.commit(Txn((), (Put(keys.key_of(obj), codec.encode(obj)),)))
+    key = directory / "cluster.key"
+    key.write_bytes(bytes(32))
+    socket = directory / "api.sock"
+    commands = {
+        "apiserver": ["apiserver", "--etcd", etcd.url, "--socket", str(socket), "--cluster-key", str(key)],
+        **{name: ["controllers", name, "--etcd", etcd.url] for name in CONTROLLERS},
+        "agents": ["hack.benchmarks.hollow", str(socket), str(directory), *(node.metadata.uid for node in swarm)],
+    }
+    try:
+        with ExitStack() as stack:
+            pids = {name: stack.enter_context(_process(directory, name, command)) for name, command in commands.items()}
+            api = Client(str(socket))
+            await anyio.to_thread.run_sync(until, lambda: _is_up(api, nodes))
+            yield api, pids
+    finally:
+        remove_folder(directory)
+
+
+def _is_up(api: Client, nodes: int) -> bool:
+    try:
+        found = api.call("GET", "/shoal/v1/nodes")["items"]
+        attached = api.call("GET", "/shoal/v1/attachments")["items"]
+    except (OSError, AssertionError):
+        return False
+    heard = [node for node in found if node["status"].get("description", {}).get("hostname") == "fake"]
+    return len(heard) == nodes == len(attached)
+
+
+@contextmanager
+def _process(directory: Path, name: str, command: list[str]) -> Iterator[int]:
+    """Run a module as a process that dies with us."""
+    whole = ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", *command]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "SHOAL_LOG_LEVEL": "warning"}
+    with (directory / f"{name}.log").open("wb") as log:
+        child = subprocess.Popen(whole, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+    try:
+        yield child.pid
+    finally:
+        child.kill()
+        child.wait()
