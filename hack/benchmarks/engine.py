@@ -94,14 +94,10 @@ class Engine:
         self._client.call("POST", f"/containers/{name}/kill")
 
     def remove_all(self, label: str) -> None:
-        found = self._client.call(
-            "GET", f"/containers/json?all=1&filters={quote(json.dumps({'label': [label]}))}"
-        )
+        found = self._client.call("GET", f"/containers/json?all=1&filters={quote(json.dumps({'label': [label]}))}")
         with ThreadPoolExecutor(6) as pool:
             list(pool.map(lambda one: self._client.call("DELETE", f"/containers/{one['Id']}?force=1&v=1"), found))
 
     def count(self, label: str) -> int:
-        found = self._client.call(
-            "GET", f"/containers/json?all=1&filters={quote(json.dumps({'label': [label]}))}"
-        )
+        found = self._client.call("GET", f"/containers/json?all=1&filters={quote(json.dumps({'label': [label]}))}")
         return len(found)

@@ -75,10 +75,16 @@ def table(reports: Iterable[Report]) -> str:
     rows = [("figure", "median", "quartiles", "bar", "aim", "")]
     for report in reports:
         rows += [
-            (one.name, f"{_number(one.value)} {one.unit}".strip(), one.spread, _limit(one, one.bar), _limit(one, one.aim),
-             one.verdict)
+            (
+                one.name,
+                f"{_number(one.value)} {one.unit}".strip(),
+                one.spread,
+                _limit(one, one.bar),
+                _limit(one, one.aim),
+                one.verdict,
+            )
             for one in report.figures
-        ]  # fmt: skip
+        ]
     widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     for report in reports:

@@ -1,4 +1,4 @@
-"""Hollow nodes: real agents on engines in memory, all in one process. `python -m hack.benchmarks.hollow SOCKET DIR UID…`"""
+"""Hollow nodes: real agents on engines in memory, in one process: `python -m hack.benchmarks.hollow SOCKET DIR UID…`"""
 
 from __future__ import annotations
 

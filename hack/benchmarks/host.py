@@ -63,6 +63,12 @@ class Place:
         return len(listed["items"])
 
 
+def place_of(host: Host) -> Place:
+    """A host's sockets, reached through the root folder of its first process."""
+    root = f"/proc/{host.init_pid}/root"
+    return Place(host, Engine(f"{root}/run/docker.sock"), Client(f"{root}/run/shoal/api.sock"))
+
+
 def until(holds: Callable[[], bool], within_s: float = 120.0, every_s: float = 0.02) -> None:
     """Wait for a condition; AssertionError if it does not come."""
     deadline = time.monotonic() + within_s
@@ -82,10 +88,8 @@ def one_host() -> Iterator[Place]:
         host.on()
         host.run("hack/images").ok()
         host.up()
-        root = f"/proc/{host.init_pid}/root"
-        place = Place(host, Engine(f"{root}/run/docker.sock"), Client(f"{root}/run/shoal/api.sock"))
         until(lambda: bool(host.status().get("settled")))
-        yield place
+        yield place_of(host)
     finally:
         lab.down()
         remove_folder(directory)

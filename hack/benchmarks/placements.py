@@ -76,7 +76,7 @@ class Outcome:
     cpu_s: dict[str, float]
     task_bytes: int
     revisions: int
-    """Transactions etcd has taken."""
+    """Transactions etcd has taken until all tasks ran."""
 
     @property
     def control_plane_cpu_s(self) -> float:
@@ -105,9 +105,16 @@ def run(sizes: Sequence[int] = (1000, 3000, 10000)) -> Report:
         )
     if len(sizes) > 1:
         report.figures.append(
-            Figure(f"F1 growth exponent of that CPU, {sizes[0]:,} to {sizes[-1]:,}", growth_exponent(costs), bar=1.10, aim=1.03)
+            Figure(
+                f"F1 growth exponent of that CPU, {sizes[0]:,} to {sizes[-1]:,}",
+                growth_exponent(costs),
+                bar=1.10,
+                aim=1.03,
+            )
         )
-    report.figures.append(of_samples("   etcd alone, 100 keys a transaction", [one.raw_per_s for one in outcomes], "/s"))
+    report.figures.append(
+        of_samples("   etcd alone, 100 keys a transaction", [one.raw_per_s for one in outcomes], "/s")
+    )
     return report
 
 
@@ -219,7 +226,11 @@ def _is_up(api: Client, nodes: int) -> bool:
 def _process(directory: Path, name: str, command: list[str]) -> Iterator[int]:
     """Run a module as a process that dies with us."""
     whole = ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", *command]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "SHOAL_LOG_LEVEL": "warning"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "SHOAL_LOG_LEVEL": os.environ.get("SHOAL_LOG_LEVEL", "warning"),
+    }
     with (directory / f"{name}.log").open("wb") as log:
         child = subprocess.Popen(whole, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
     try:

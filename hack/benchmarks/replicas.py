@@ -23,15 +23,15 @@ _numbers = count(1)
 def run(rounds: int = 5, replicas: int = 30, singles: int = 9, heals: int = 5) -> Report:
     report = Report(f"{replicas} replicas on one engine")
     with one_host() as place:
-        place.engine.ensure_network(NETWORK, "10.77.0.0/16")
-        _warm_up(place)
+        warm_up(place)
         many(place, report, rounds, replicas)
         one(place, report, singles)
         heal(place, report, heals)
     return report
 
 
-def _warm_up(place: Place) -> None:
+def warm_up(place: Place) -> None:
+    place.engine.ensure_network(NETWORK, "10.77.0.0/16")
     _raw(place.engine, 3, 3)
     _shoal(place, 3)
 
@@ -107,9 +107,7 @@ def _body(number: int) -> dict[str, Any]:
         "Cmd": COMMAND,
         "Labels": {LABEL: "raw"},
         "HostConfig": {"NetworkMode": NETWORK},
-        "NetworkingConfig": {
-            "EndpointsConfig": {NETWORK: {"IPAMConfig": {"IPv4Address": f"10.77.1.{number + 10}"}}}
-        },
+        "NetworkingConfig": {"EndpointsConfig": {NETWORK: {"IPAMConfig": {"IPv4Address": f"10.77.1.{number + 10}"}}}},
     }
 
 
