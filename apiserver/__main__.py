@@ -1,4 +1,4 @@
-"""Runs the API server: `python -m apiserver --etcd URL --socket PATH --cluster-key FILE`."""
+"""Runs the API server: `python -m apiserver --etcd URL --socket PATH --cluster-key FILE [--listen A:P --node UID]`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import grp
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -14,14 +15,14 @@ import click
 from aiohttp import web
 from prometheus_client import REGISTRY
 
-from apiserver.app import serving
+from apiserver.app import Server, serving
+from apiserver.listener import Listener
 from shoal.api.errors import InvalidError
 from shoal.machinery.process import EtcdAddress, Health, ProcessOptions, etcd_options, process_options, run_process
+from shoal.machinery.seal import KEY_BYTES
 
 GROUP: Final = "docker"
 """Members of this group may use the socket, as they may use the engine's."""
-
-KEY_BYTES: Final = 32
 
 DRAIN_S: Final = 1.0
 """Seconds that requests under way may take to end after SIGTERM; watches never end by themselves."""
@@ -31,25 +32,55 @@ DRAIN_S: Final = 1.0
 @etcd_options
 @click.option("--socket", type=click.Path(path_type=Path), default="/run/shoal/api.sock", show_default=True)
 @click.option("--cluster-key", type=click.Path(dir_okay=False, path_type=Path), required=True, help="File of 32 bytes.")
+@click.option("--listen", default="", metavar="ADDRESS:PORT", help="Serve other hosts there, with mutual TLS.")
+@click.option("--node", default="", help="This node's uid; --listen needs it.")
+@click.option("--advertise", "hosts", multiple=True, help="A name or address others reach us at; may be repeated.")
 @process_options
-def main(etcd: EtcdAddress, socket: Path, cluster_key: Path, process: ProcessOptions) -> None:
-    """Serve the native API on a unix socket. An etcd that does not answer is waited for."""
-    sys.exit(run_process("apiserver", make_serve(etcd, socket, cluster_key), process))
+def main(
+    etcd: EtcdAddress,
+    socket: Path,
+    cluster_key: Path,
+    listen: str,
+    node: str,
+    hosts: tuple[str, ...],
+    process: ProcessOptions,
+) -> None:
+    """Serve the native API on a unix socket, and to other hosts. An etcd that does not answer is waited for."""
+    if listen and not node:
+        raise click.UsageError("--listen needs --node: the certificate names this manager")
+    sys.exit(run_process("apiserver", make_serve(etcd, socket, cluster_key, Door(listen, node, hosts)), process))
 
 
-def make_serve(etcd: EtcdAddress, socket: Path, cluster_key: Path) -> Callable[[Health], Awaitable[None]]:
+@dataclass(frozen=True)
+class Door:
+    """Where and as whom other hosts are served; an empty `listen` = not at all."""
+
+    listen: str = ""
+    node: str = ""
+    hosts: tuple[str, ...] = ()
+
+
+def make_serve(etcd: EtcdAddress, socket: Path, cluster_key: Path, door: Door) -> Callable[[Health], Awaitable[None]]:
     """Return what the process does until it is cancelled."""
 
+    def listener_of(server: Server) -> Listener | None:
+        if not door.listen:
+            return None
+        return Listener(server.membership, server.connections, door.listen, door.node, door.hosts)
+
     async def serve(health: Health) -> None:
-        check_key(cluster_key)
+        key = read_key(cluster_key)
         store = etcd.connect()
         try:
-            async with serving(store, registry=REGISTRY) as server:
-                health.not_ready = lambda: "" if server.mirror.synced else "waiting for etcd"
+            async with serving(store, cluster_key=key, registry=REGISTRY) as server, anyio.create_task_group() as tasks:
+                listener = listener_of(server)
+                health.not_ready = lambda: _trouble(server, listener)
                 runner = web.AppRunner(server.app, access_log=None, shutdown_timeout=DRAIN_S)
                 await runner.setup()
                 try:
                     await bind(runner, socket)
+                    if listener is not None:
+                        tasks.start_soon(listener.run, runner)
                     await anyio.sleep_forever()
                 finally:
                     with anyio.CancelScope(shield=True):
@@ -61,14 +92,21 @@ def make_serve(etcd: EtcdAddress, socket: Path, cluster_key: Path) -> Callable[[
     return serve
 
 
-def check_key(path: Path) -> None:
-    """InvalidError unless the file holds a cluster key: without it nothing sealed could be read or written."""
+def _trouble(server: Server, listener: Listener | None) -> str:
+    if not server.mirror.synced:
+        return "waiting for etcd"
+    return listener.trouble if listener is not None else ""
+
+
+def read_key(path: Path) -> bytes:
+    """Return the cluster key; InvalidError if the file holds none: nothing sealed could be read or written."""
     try:
-        found = len(path.read_bytes())
+        found = path.read_bytes()
     except OSError as error:
         raise InvalidError(f"cannot read the cluster key {path}: {error.strerror}") from error
-    if found != KEY_BYTES:
-        raise InvalidError(f"the cluster key {path} has {found} bytes, expected {KEY_BYTES}")
+    if len(found) != KEY_BYTES:
+        raise InvalidError(f"the cluster key {path} has {len(found)} bytes, expected {KEY_BYTES}")
+    return found
 
 
 async def bind(runner: web.AppRunner, path: Path) -> None:

@@ -72,6 +72,8 @@ class Agents:
         self._requests, self._recorder, self._bookmark_s = requests, recorder, bookmark_s
         self._pictures = Pictures()
         self._streams: dict[Picture, Outbox] = {}
+        self._managers: tuple[str, ...] = ()
+        """Where API servers answer other hosts."""
         self._epoch = 0
         """Counts the stores this server has seen: a restored one is another."""
 
@@ -81,9 +83,10 @@ class Agents:
         node = request.match_info["node"]
         await self._mirror.fresh()
         self._node(node)
-        return await stream(request, self._messages(node))
+        is_local = request.transport is None or request.transport.get_extra_info("sslcontext") is None
+        return await stream(request, self._messages(node, is_local))
 
-    async def _messages(self, node: str) -> AsyncGenerator[bytes, None]:
+    async def _messages(self, node: str, is_local: bool) -> AsyncGenerator[bytes, None]:
         """Yield hello, one complete set, then what changes, with requests in between, until the node is removed."""
         picture, outbox, epoch = Picture(node), Outbox(), self._epoch
         self._pictures.add(picture)
@@ -92,7 +95,7 @@ class Agents:
         self._presences.beat(node)
         log.info("agent_connected", node=node)
         try:
-            hello = self._hello_for(node)
+            hello = self._hello_for(node, is_local)
             yield wire.encode(hello) + b"\n"
             found = [self._body(key) for key in picture.complete(self._mirror.cache)]
             yield b'{"type":"complete","revision":%d,"objects":[%b]}\n' % (self._version(), b",".join(found))
@@ -101,10 +104,10 @@ class Agents:
                     with anyio.move_on_after(self._bookmark_s):
                         await outbox.woken.wait()
                 outbox.woken = anyio.Event()
-                if epoch != self._epoch or self._mirror.cache.get(o.Node, keys.node(node)) is None:
+                if epoch != self._epoch or self._is_gone(node):
                     return
-                if hello != self._hello_for(node):
-                    hello = self._hello_for(node)
+                if hello != (now := self._hello_for(node, is_local)):
+                    hello = now
                     yield wire.encode(hello) + b"\n"
                 lines, outbox.lines = outbox.lines, []
                 yield self._increment(picture, is_idle=not lines) + b"".join(lines)
@@ -137,13 +140,18 @@ class Agents:
     def _version(self) -> int:
         return self._mirror.version(self._mirror.revision)
 
-    def _hello_for(self, node: str) -> dict[str, Any]:
+    def _is_gone(self, node: str) -> bool:
+        found = self._mirror.cache.get(o.Node, keys.node(node))
+        return found is None or found.status.left_at is not None
+
+    def _hello_for(self, node: str, is_local: bool) -> dict[str, Any]:
+        """What an agent is told first; one on the manager's own socket stays there."""
         found = self._mirror.cache.get(o.Node, keys.node(node))
         cluster = self._cluster()
         return {
             "type": "hello",
             "role": (found.spec.role if found is not None else Role.WORKER).value,
-            "managers": [],
+            "managers": [] if is_local else [f"https://{address}" for address in self._managers],
             "incarnation": cluster.status.incarnation,
             "heartbeatPeriod": str(cluster.spec.heartbeat_period),
         }
@@ -154,6 +162,9 @@ class Agents:
             self._epoch += 1
             for outbox in self._streams.values():
                 outbox.woken.set()
+        if is_new or any(_is_manager(change.old) or _is_manager(change.new) for change in changes):
+            nodes = self._mirror.cache.all(o.Node).values()
+            self._managers = tuple(sorted(node.status.api for node in nodes if _is_manager(node) and node.status.api))
         for picture in self._pictures.offer(changes):
             self._streams[picture].woken.set()
 
@@ -231,6 +242,10 @@ class Agents:
         node, number = request.match_info["node"], request.match_info["id"]
         await self._requests.answered(node, number, request.content.iter_any())
         return json_response(b"{}")
+
+
+def _is_manager(obj: o.Object | None) -> bool:
+    return isinstance(obj, o.Node) and obj.spec.role is Role.MANAGER
 
 
 _NO_CLUSTER: Final = o.Cluster(metadata=Meta(name="default"))

@@ -1,8 +1,7 @@
 """The HTTP application: routes, who may use them, errors as sentences, one audit line per change.
 
 `serving` starts what runs behind the handlers and yields a `Server`; the caller binds `Server.app` to sockets. The
-identity of a request comes from `identify`: the unix socket's peers are admins, and a TCP listener with client
-certificates hands in its own.
+identity of a request comes from its connection: the unix socket's peers are admins, over TLS the certificate decides.
 """
 
 from __future__ import annotations
@@ -18,9 +17,11 @@ from prometheus_client import CollectorRegistry
 
 from apiserver import audit, kinds
 from apiserver.agents import Agents
-from apiserver.identity import ADMIN, Identity, may
+from apiserver.identity import Identity, may
 from apiserver.joined import Joined
+from apiserver.listener import Connections, identify
 from apiserver.logs import Logs
+from apiserver.membership import Membership
 from apiserver.metrics import Metrics
 from apiserver.mirror import Mirror
 from apiserver.objects import MAX_BODY, Objects, error_response, json_response
@@ -30,6 +31,7 @@ from apiserver.requests import Requests
 from apiserver.watches import Hub
 from apiserver.writes import Writes, fresh_uid
 from shoal.api import keys
+from shoal.api import objects as o
 from shoal.api.errors import ForbiddenError, InvalidError, NotFoundError, ShoalError, UnavailableError
 from shoal.api.ownership import API
 from shoal.machinery.clock import Clock, SystemClock
@@ -42,7 +44,6 @@ BOOKMARK_S: Final = 5.0
 """Seconds of silence after which a watch says how far it is."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Identify = Callable[[web.Request], Identity]
 
 
 class Server:
@@ -53,7 +54,7 @@ class Server:
         store: Store,
         clock: Clock,
         *,
-        identify: Identify = lambda _: ADMIN,
+        cluster_key: bytes = b"",
         bookmark_s: float = BOOKMARK_S,
         registry: CollectorRegistry | None = None,
     ) -> None:
@@ -62,6 +63,8 @@ class Server:
         self.joined = Joined(self.mirror)
         self.writer = Writer(store, API, clock)
         self.writes = Writes(self.mirror, self.writer)
+        self.membership = Membership(self.mirror, self.writes, clock, cluster_key)
+        self.connections = Connections(self.membership, lambda: clock.now().timestamp())
         self.objects = Objects(self.mirror, self.hub, self.joined, self.writes, bookmark_s)
         self.requests = Requests()
         self.recorder = Recorder(store, API, clock)
@@ -77,7 +80,7 @@ class Server:
         )
         self.informer.subscribe(self.mirror.changed)
         self.mirror.resets += [self.hub.start_at, lambda _: self.joined.forget(), self.presences.forget]
-        self.app = make_app(self, identify)
+        self.app = make_app(self)
 
     async def run(self) -> None:
         """Run what stands behind the handlers, until cancelled."""
@@ -93,7 +96,7 @@ async def serving(
     store: Store,
     clock: Clock | None = None,
     *,
-    identify: Identify = lambda _: ADMIN,
+    cluster_key: bytes = b"",
     bookmark_s: float = BOOKMARK_S,
     registry: CollectorRegistry | None = None,
 ) -> AsyncIterator[Server]:
@@ -101,19 +104,19 @@ async def serving(
 
     Requests that come before the store was read wait for that. `registry` None = one of its own.
     """
-    server = Server(store, clock or SystemClock(), identify=identify, bookmark_s=bookmark_s, registry=registry)
+    server = Server(store, clock or SystemClock(), cluster_key=cluster_key, bookmark_s=bookmark_s, registry=registry)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(server.run)
         yield server
         tasks.cancel_scope.cancel()
 
 
-def make_app(server: Server, identify: Identify) -> web.Application:
+def make_app(server: Server) -> web.Application:
     """Route every path; each route's name is its row in the table of `apiserver.identity`."""
-    objects, agents, logs = server.objects, server.agents, server.logs
+    objects, agents, logs, membership = server.objects, server.agents, server.logs, server.membership
     app = web.Application(
         client_max_size=MAX_BODY,
-        middlewares=[server.metrics.middleware, _errors, _guard(identify)],
+        middlewares=[server.metrics.middleware, _errors, _guard(server)],
         handler_args={"access_log": None},
     )
     root = "/shoal/v1"
@@ -132,6 +135,12 @@ def make_app(server: Server, identify: Identify) -> web.Application:
             _route("POST", root + "/nodes/{node}/answers/{id}", agents.answer, "node-answer"),
             _route("GET", root + "/services/{name}/logs", logs.of_service, "service-logs"),
             _route("GET", root + "/tasks/{name}/logs", logs.of_task, "task-logs"),
+            _route("POST", root + "/nodes/{node}/certificate", membership.certificate, "certificate"),
+            _route("POST", root + "/nodes/{node}/leave", membership.leave, "leave"),
+            _route("GET", root + "/ca", membership.ca, "ca"),
+            _route("POST", root + "/join", membership.join, "join"),
+            _route("GET", root + "/tokens", membership.tokens, "tokens"),
+            _route("POST", root + "/tokens/rotate", membership.rotate, "tokens-rotate"),
             _route("GET", root + "/top", logs.top, "top"),
             _route("GET", root + "/{plural}", objects.list_or_watch, "objects-list"),
             _route("POST", root + "/{plural}", objects.create, "objects-create"),
@@ -197,15 +206,29 @@ def _refusal(status: int, reason: str, message: str) -> web.Response:
     return json_response(body.replace(b'"reason":"Invalid"', b'"reason":"%b"' % reason.encode(), 1), status)
 
 
-def _guard(identify: Identify) -> Middleware:
-    """Refuse what the table does not allow, and note who changed what."""
+def _guard(server: Server) -> Middleware:
+    """Refuse what the table does not allow and whoever is not part of the cluster; note who changed what."""
+
+    def cluster() -> str:
+        found = server.mirror.cache.get(o.Cluster, keys.CLUSTER)
+        return found.metadata.uid if found is not None else ""
+
+    def admitted(request: web.Request, route: str) -> Identity:
+        identity = identify(request, cluster)
+        if identity.node:
+            server.membership.need_member(identity.node)
+            if server.clock.now().timestamp() > identity.until:
+                raise ForbiddenError(f"the certificate of node {identity.node} has ended")
+            server.connections.note(request.transport, identity)
+        is_unknown = identity.admin and not route
+        if not is_unknown and not may(identity, route, request.match_info.get("node", "")):
+            raise ForbiddenError(f"{identity} may not use {request.method} {request.path[:200]}")
+        return identity
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         route = route_of(request)
-        identity = identify(request)
-        if route and not may(identity, route, request.match_info.get("node", "")):
-            raise ForbiddenError(f"{identity} may not use {request.method} {request.path[:200]}")
+        identity = admitted(request, route)
         if not route or request.method == "GET" or route.startswith("node-"):
             return await handler(request)
         with audit.audited(identity, request.method, request.path):

@@ -19,6 +19,9 @@ class Access(StrEnum):
     """To whom a route is open."""
 
     ANYONE = "anyone"
+    """Also without a certificate: what a host needs before it has one."""
+    MEMBERS = "members"
+    """Admins and every node."""
     PEOPLE = "people"
     """Admins alone."""
     OWN_NODE = "own-node"
@@ -26,11 +29,12 @@ class Access(StrEnum):
 
 
 class Identity(Struct, frozen=True):
-    """`node` is the uid in a certificate; an admin has none."""
+    """`node` is the uid in a certificate; an admin has none. `until`: when that ends, in seconds since 1970."""
 
     admin: bool = False
     node: str = ""
     role: Role = Role.WORKER
+    until: float = 0.0
 
     def __str__(self) -> str:
         return "admin" if self.admin else f"node:{self.node}" if self.node else "nobody"
@@ -40,8 +44,12 @@ ADMIN: Final = Identity(admin=True)
 NOBODY: Final = Identity()
 
 RULES: Final[Mapping[str, Access]] = {
-    "healthz": Access.ANYONE,
-    "readyz": Access.ANYONE,
+    "ca": Access.ANYONE,
+    "join": Access.ANYONE,
+    "healthz": Access.MEMBERS,
+    "readyz": Access.MEMBERS,
+    "tokens": Access.PEOPLE,
+    "tokens-rotate": Access.PEOPLE,
     "metrics": Access.PEOPLE,
     "openapi": Access.PEOPLE,
     "objects-list": Access.PEOPLE,
@@ -59,6 +67,8 @@ RULES: Final[Mapping[str, Access]] = {
     "node-report": Access.OWN_NODE,
     "node-events": Access.OWN_NODE,
     "node-answer": Access.OWN_NODE,
+    "certificate": Access.OWN_NODE,
+    "leave": Access.OWN_NODE,
 }
 
 
@@ -69,4 +79,8 @@ def may(identity: Identity, route: str, node: str = "") -> bool:
         return True
     if access is None:
         return False
-    return identity.admin or (access is Access.OWN_NODE and bool(identity.node) and identity.node == node)
+    if identity.admin:
+        return True
+    if access is Access.MEMBERS:
+        return bool(identity.node)
+    return access is Access.OWN_NODE and bool(identity.node) and identity.node == node

@@ -60,11 +60,11 @@ class Presences:
                 self._soon.set()
 
     def changed(self, revision: int, changes: Sequence[Change], is_new: bool) -> None:
-        """Note which revisions are waited for, and forget nodes that were removed."""
+        """Note which revisions are waited for, and forget nodes that were removed or have left."""
         for change in changes:
             if change.kind is o.Backend:
                 self._awaited = revision
-            if isinstance(change.old, o.Node) and change.new is None:
+            if isinstance(change.old, o.Node) and _is_gone(change.new):
                 self._beats.pop(change.old.metadata.uid, None)
                 self._applied.pop(change.old.metadata.uid, None)
 
@@ -126,3 +126,7 @@ class Presences:
             await self._store.commit(Txn((), (Delete(keys.presence(self.uid)),)))
         except ShoalError as error:
             log.debug("presence_unpublished", reason=str(error))
+
+
+def _is_gone(obj: o.Object | None) -> bool:
+    return not isinstance(obj, o.Node) or obj.status.left_at is not None

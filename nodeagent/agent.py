@@ -31,7 +31,7 @@ from nodeagent.tasks.container import NODE_LABEL, Identity
 from nodeagent.tasks.crew import Crew
 from nodeagent.tasks.images import Images
 from nodeagent.tasks.worker import Tools
-from shoal.api.errors import DataplaneError, EngineError, ForbiddenError, NotFoundError, UnavailableError
+from shoal.api.errors import DataplaneError, EngineError, ForbiddenError, NotFoundError, RemovedError, UnavailableError
 from shoal.api.objects import Task
 from shoal.machinery.clock import Clock
 
@@ -97,7 +97,7 @@ class Agent:
         return [trouble for trouble in (self._engine_trouble, self._manager_trouble) if trouble]
 
     async def run(self) -> None:
-        """Work until cancelled; containers are left as they are."""
+        """Work until cancelled; containers are left as they are. RemovedError when the cluster knows us no more."""
         self._adopt(await to_thread.run_sync(memory.load, self._folder))
         async with anyio.create_task_group() as group:
             self._crew.start(group)
@@ -115,6 +115,8 @@ class Agent:
                     async for message in messages:
                         tries = 0
                         self._take(message, group)
+            except RemovedError:
+                raise
             except (UnavailableError, NotFoundError, ForbiddenError) as error:
                 if self._manager_trouble in ("", NEVER_REACHED):
                     log.warning("managers_lost", reason=str(error))

@@ -5,7 +5,6 @@ Any API server will do; one that does not answer is passed over for the next.
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
@@ -14,10 +13,12 @@ from typing import Any, Final, Self
 import aiohttp
 import msgspec
 
+from nodeagent.tls import NodeTls
 from shoal.api import codec
-from shoal.api.errors import ForbiddenError, NotFoundError, UnavailableError
+from shoal.api.errors import ForbiddenError, NotFoundError, RemovedError, UnavailableError
 from shoal.api.objects import KINDS, NodeDescription, Object, TaskStatus
 from shoal.api.units import Duration
+from shoal.machinery.tls import SERVER_NAME
 
 SILENCE_S: Final = 30.0
 """A stream without even a bookmark for so long is dead."""
@@ -71,7 +72,7 @@ def read_object(raw: Mapping[str, Any]) -> Object | None:
 class ApiClient:
     """`urls`: unix:///path or https://host:port, tried in turn. Use as a context manager, inside the event loop."""
 
-    def __init__(self, urls: Sequence[str], node_uid: str, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, urls: Sequence[str], node_uid: str, tls: NodeTls | None = None) -> None:
         self._urls, self._node_uid, self._tls = list(urls), node_uid, tls
         self._at = 0
         self._sessions: dict[str, aiohttp.ClientSession] = {}
@@ -124,6 +125,9 @@ class ApiClient:
     async def _call(self, method: str, path: str, **options: Any) -> AsyncIterator[aiohttp.ClientResponse]:
         url = self._urls[self._at % len(self._urls)]
         base = "http://api" if url.startswith("unix://") else url
+        if self._tls is not None:
+            self._tls.refresh()
+            options["server_hostname"] = SERVER_NAME
         try:
             async with self._session(url).request(
                 method, f"{base}/shoal/v1/nodes/{self._node_uid}{path}", **options
@@ -132,8 +136,9 @@ class ApiClient:
                     raise await _refusal(response, url)
                 yield response
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            trouble = self._tls.trouble() if self._tls is not None else ""
             raise UnavailableError(
-                f"the API server at {url} does not answer: {error or type(error).__name__}"
+                trouble or f"the API server at {url} does not answer: {error or type(error).__name__}"
             ) from error
 
     def _session(self, url: str) -> aiohttp.ClientSession:
@@ -141,7 +146,7 @@ class ApiClient:
             connector = (
                 aiohttp.UnixConnector(path=url.removeprefix("unix://"))
                 if url.startswith("unix://")
-                else aiohttp.TCPConnector(ssl=self._tls or True)
+                else aiohttp.TCPConnector(ssl=self._tls.context if self._tls is not None else True)
             )
             self._sessions[url] = aiohttp.ClientSession(connector=connector)
         return self._sessions[url]
@@ -163,5 +168,15 @@ class ApiClient:
 
 async def _refusal(response: aiohttp.ClientResponse, url: str) -> Exception:
     text = (await response.text())[:500]
+    if response.status == RemovedError.status and _reason(text) == RemovedError.reason:
+        return RemovedError(f"the API server at {url} says: {msgspec.json.decode(text)['message']}")
     error = {403: ForbiddenError, 404: NotFoundError}.get(response.status, UnavailableError)
     return error(f"the API server at {url} answered {response.status}: {text}")
+
+
+def _reason(text: str) -> str:
+    try:
+        found = msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return ""
+    return str(found.get("reason", "")) if isinstance(found, dict) else ""

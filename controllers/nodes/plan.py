@@ -2,6 +2,7 @@
 
     any state ──(heard)──► ready
     any state ──(silent for a period and a second)──► down ──(a day)──► its tasks are orphans
+    any state ──(its host left)──► down for good
 
 "Silent" is measured by this process's own monotonic clock (see `hearing`). When more than half of at least five ready
 nodes fall silent within one period, the fault is more likely ours than theirs: the brake holds everything for a while.
@@ -22,6 +23,8 @@ from shoal.machinery.controller import Action, Plan, Replace, any_of
 
 GRACE_S: Final = 1.0
 """Seconds beyond the heartbeat period before a silent node is down."""
+
+LEFT: Final = "its host has left the swarm"
 
 BRAKE_FROM: Final = 5
 """Ready nodes from which the brake works: of fewer, half is too easily reached by honest failures."""
@@ -55,6 +58,11 @@ class NodesView:
 
 
 def plan(view: NodesView, now: datetime) -> Plan:
+    left = [
+        _move(node, NodeState.DOWN, LEFT, now)
+        for node in view.nodes
+        if node.status.left_at is not None and node.status.state is not NodeState.DOWN
+    ]
     judged, wait, because = _judge(view, now)
     lost, orphan_wait = _orphan_lost(view, now)
     removed = [
@@ -62,7 +70,7 @@ def plan(view: NodesView, now: datetime) -> Plan:
         for uid in view.removed
         for task in _sorted(view.tasks.get(uid, {}))
     ]
-    return Plan((*judged, *lost, *removed), any_of(wait, orphan_wait), because, independent=True)
+    return Plan((*left, *judged, *lost, *removed), any_of(wait, orphan_wait), because, independent=True)
 
 
 def _judge(view: NodesView, now: datetime) -> tuple[list[Action], timedelta | None, str]:
@@ -75,6 +83,8 @@ def _judge(view: NodesView, now: datetime) -> tuple[list[Action], timedelta | No
     waits: list[float] = []
     for node in view.nodes:
         uid = node.metadata.uid
+        if node.status.left_at is not None:
+            continue
         if uid in hearing.heard:
             if node.status.state is not NodeState.READY:
                 actions.append(_move(node, NodeState.READY, "", now))
@@ -110,7 +120,7 @@ def _brake(nodes: Iterable[Node], hearing: Heard, cluster: ClusterSpec) -> float
     With ten ready nodes and a period of 5 s: six that fell silent 3.0 to 5.5 s ago hold everything until the last fall
     is a minute old, 57 s from now, even if one of them is back.
     """
-    ready = [node.metadata.uid for node in nodes if node.status.state is NodeState.READY]
+    ready = [node.metadata.uid for node in nodes if node.status.state is NodeState.READY and not node.status.left_at]
     falls = sorted(hearing.fell_s[uid] for uid in ready if uid in hearing.fell_s)
     most = len(ready) // 2
     if len(ready) < BRAKE_FROM or len(falls) <= most:

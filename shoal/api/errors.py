@@ -6,7 +6,9 @@
     ├── AlreadyExistsError   409  1
     ├── ConflictError        409  6   somebody else changed the object first: read again
     ├── ForbiddenError       403  1
+    │   └── RemovedError     403  9   a node that asks is no longer part of the cluster
     ├── ExpiredError         410  1   a watch position is gone: list again
+    ├── ThrottledError       429  1   too many failed attempts: slower
     ├── UnavailableError     503  1   nobody answered; a write's outcome is unknown
     ├── TerminalError        500  1   retrying cannot help; the runner gives up and reports the reason
     ├── EngineError          502  1   the Docker engine said no; `temporary` tells whether to retry
@@ -81,6 +83,16 @@ class ConflictError(ShoalError):
 
 class ForbiddenError(ShoalError):
     status, reason = 403, "Forbidden"
+
+
+class RemovedError(ForbiddenError):
+    """The node that asks left, or was removed: it never comes back under this identity. The agent ends with it."""
+
+    exit_code, reason = 9, "Removed"
+
+
+class ThrottledError(ShoalError):
+    status, reason = 429, "Throttled"
 
 
 class ExpiredError(ShoalError):

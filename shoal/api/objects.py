@@ -393,13 +393,17 @@ class NodeDescription(_Part, frozen=True):
 
 
 class NodeStatus(_Part, frozen=True, kw_only=True):
-    """`description` and `address`: the agent's. `state`, `message`, `since`: the nodes controller's."""
+    """`description`, `address`: the agent's. `state`, `message`, `since`: the nodes controller's. `left_at`: when the
+    host left; from then on the node is down for good. `api`: where a manager serves other hosts, "10.0.0.1:2377".
+    """
 
     description: NodeDescription = NodeDescription()
     address: str = ""
     state: NodeState
     message: str = ""
     since: datetime | None = None
+    left_at: datetime | None = None
+    api: str = ""
 
 
 class Node(Object, frozen=True, tag="Node", kw_only=True):

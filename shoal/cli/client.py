@@ -107,7 +107,10 @@ class Client:
     def _absent(self, error: aiohttp.ClientConnectorError) -> str:
         if isinstance(error.os_error, PermissionError):
             return f"may not open {self._where}: use sudo, or join the group docker"
-        return f"no API server answers at {self._where}: start Shoal with `shoal up`, or name another with --api"
+        return (
+            f"no API server answers at {self._where}: start Shoal with `shoal up`, run this on a manager, "
+            "or name another with --api"
+        )
 
 
 @asynccontextmanager

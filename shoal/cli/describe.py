@@ -38,13 +38,14 @@ def describe(ctx: click.Context, words: tuple[str, ...]) -> None:
         for index, (kind, name) in enumerate(found):
             if index:
                 click.echo("\n" + "─" * 60 + "\n")
-            for line in await _lines(client, kind, name):
+            for line in await lines_of(client, kind, name):
                 click.echo(line)
 
     run(api_of(ctx), work)
 
 
-async def _lines(client: Client, kind: type[Object], name: str) -> list[str]:
+async def lines_of(client: Client, kind: type[Object], name: str) -> list[str]:
+    """Return all about one object."""
     obj = await client.get(kind.PLURAL, name)
     uid, now = at(obj, "metadata.uid"), datetime.now(UTC)
     events = await _events(client, uid)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import aiohttp
 import anyio
@@ -18,10 +18,12 @@ import click
 
 from shoal.api.errors import (
     AlreadyExistsError,
+    ForbiddenError,
     InvalidError,
     NotFoundError,
     ShoalError,
     TerminalError,
+    ThrottledError,
     UnavailableError,
 )
 from shoal.cli.text import age, table
@@ -40,8 +42,12 @@ ANSWER_WITHIN_S: Final = 120.0
 """init waits for etcd's first start."""
 
 _ERRORS: Final[dict[str, type[ShoalError]]] = {
-    error.reason: error for error in (AlreadyExistsError, InvalidError, NotFoundError, TerminalError, UnavailableError)
-}
+    error.reason: error
+    for error in (
+        AlreadyExistsError, ForbiddenError, InvalidError, NotFoundError, TerminalError, ThrottledError,
+        UnavailableError,
+    )
+}  # fmt: skip
 
 run_dir_option = click.option(
     "--run-dir", type=click.Path(path_type=Path), default=RUN_DIR, show_default=True, envvar="SHOAL_RUN_DIR",
@@ -65,6 +71,7 @@ def host(arguments: tuple[str, ...]) -> None:
 @click.option("--name", help="The node's name.  [default: the hostname]")
 @click.option("--etcd-port", type=int, help="Where a new cluster's etcd serves clients.  [default: 2379]")
 @click.option("--etcd-peer-port", type=int, help="Where a new cluster's etcd serves other members.  [default: 2380]")
+@click.option("--api-port", type=int, help="Where a new cluster's API server serves others.  [default: 2377]")
 def up(processes: tuple[str, ...], state_dir: Path, run_dir: Path, **options: str | int | None) -> None:
     """Start Shoal on this host and wait until it is ready.
 
@@ -73,12 +80,12 @@ def up(processes: tuple[str, ...], state_dir: Path, run_dir: Path, **options: st
     """
     if processes:
         for name in processes:
-            _call(run_dir, "POST", f"/processes/{name}/start")
-    elif _status(run_dir) is None:
+            call_daemon(run_dir, "POST", f"/processes/{name}/start")
+    elif status_of(run_dir) is None:
         arguments = [f"--{name.replace('_', '-')}={value}" for name, value in options.items() if value is not None]
         _start(state_dir, run_dir, arguments)
-    report = _wait_until_settled(run_dir)
-    _show_up(report)
+    report = wait_until_settled(run_dir)
+    show_up(report)
     if report["problems"]:
         sys.exit(1)
     if report["identity"] is not None and not report["settled"]:
@@ -87,18 +94,26 @@ def up(processes: tuple[str, ...], state_dir: Path, run_dir: Path, **options: st
 
 @click.command()
 @click.option("--advertise-addr", default="", help="This host's address for others, or an interface of it.")
+@click.option("--ca-cert", type=click.File("r"), help="A root certificate of your own (PEM), to sign nodes' with.")
+@click.option("--ca-key", type=click.File("r"), help="Its private key (PEM).")
 @run_dir_option
-def init(advertise_addr: str, run_dir: Path) -> None:
+def init(advertise_addr: str, ca_cert: IO[str] | None, ca_key: IO[str] | None, run_dir: Path) -> None:
     """Make this host the first of a new swarm."""
-    if _status(run_dir) is None:
+    if (ca_cert is None) != (ca_key is None):
+        raise InvalidError("--ca-cert and --ca-key belong together; one is missing")
+    if status_of(run_dir) is None:
         raise UnavailableError(f"no host daemon answers on {run_dir}/host.sock: start it with `shoal up`")
-    identity = _call(run_dir, "POST", "/init", {"advertiseAddr": advertise_addr})
-    report = _wait_until_settled(run_dir)
+    wanted = {"advertiseAddr": advertise_addr}
+    if ca_cert is not None and ca_key is not None:
+        wanted |= {"caCertificate": ca_cert.read(), "caKey": ca_key.read()}
+    identity = call_daemon(run_dir, "POST", "/init", wanted)
+    report = wait_until_settled(run_dir)
     click.echo(
         f"Swarm initialised: node {identity['name']} ({identity['node']}) at {identity['advertiseAddr']} is a manager."
     )
+    click.echo("`shoal token worker` prints the command by which another host joins.")
     if not report["settled"]:
-        _show_up(report)
+        show_up(report)
         sys.exit(TIMED_OUT)
 
 
@@ -107,7 +122,7 @@ def init(advertise_addr: str, run_dir: Path) -> None:
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def status(run_dir: Path, output: str) -> None:
     """Show what Shoal runs on this host."""
-    report = _status(run_dir)
+    report = status_of(run_dir)
     if report is None:
         raise UnavailableError(f"Shoal is not running on this host (nobody answers on {run_dir}/host.sock): `shoal up`")
     if output == "json":
@@ -127,13 +142,13 @@ def down(processes: tuple[str, ...], run_dir: Path) -> None:
     With PROCESSES, stop only those, until `shoal up PROCESS` or the daemon's next start.
     """
     for name in processes:
-        _call(run_dir, "POST", f"/processes/{name}/stop")
+        call_daemon(run_dir, "POST", f"/processes/{name}/stop")
     if processes:
         return
-    if _status(run_dir) is None:
+    if status_of(run_dir) is None:
         click.echo("Shoal is not running.")
         return
-    pid = int(_call(run_dir, "POST", "/stop")["pid"])
+    pid = int(call_daemon(run_dir, "POST", "/stop")["pid"])
     deadline = time.monotonic() + STOP_WITHIN_S
     while _is_running(pid):
         if time.monotonic() > deadline:
@@ -172,7 +187,7 @@ def _start(state_dir: Path, run_dir: Path, arguments: list[str]) -> None:
         daemon = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
         )
-    while _status(run_dir) is None:
+    while status_of(run_dir) is None:
         if daemon.poll() is not None:
             said = log.read_bytes()[said_from:].decode(errors="replace").strip()
             raise TerminalError(said.removeprefix("shoal: ") or f"the host daemon ended at once; see {log}")
@@ -186,11 +201,11 @@ def _has_unit() -> bool:
     return subprocess.run(["systemctl", "cat", UNIT], capture_output=True, check=False).returncode == 0
 
 
-def _wait_until_settled(run_dir: Path) -> dict[str, Any]:
+def wait_until_settled(run_dir: Path) -> dict[str, Any]:
     """Wait until every process is up, or there is nothing to wait for; return the last report."""
     deadline = time.monotonic() + UP_WITHIN_S
     while True:
-        report = _status(run_dir)
+        report = status_of(run_dir)
         over = time.monotonic() > deadline
         if report is not None and (over or report["settled"] or report["identity"] is None or report["problems"]):
             return report
@@ -199,11 +214,13 @@ def _wait_until_settled(run_dir: Path) -> dict[str, Any]:
         time.sleep(LOOK_EVERY_S)
 
 
-def _show_up(report: dict[str, Any]) -> None:
+def show_up(report: dict[str, Any]) -> None:
     for problem in report["problems"]:
         click.echo(f"shoal: {problem}", err=True)
     if report["identity"] is None:
-        click.echo("Shoal is running. This host belongs to no swarm yet: `shoal init` begins one.")
+        click.echo(
+            "Shoal is running. This host belongs to no swarm yet: `shoal init` begins one, `shoal join` joins one."
+        )
     elif report["settled"]:
         click.echo(f"Shoal is running: node {report['name']}, {len(report['processes'])} processes.")
     else:
@@ -215,12 +232,12 @@ def _show_up(report: dict[str, Any]) -> None:
 def _show(report: dict[str, Any]) -> None:
     identity = report["identity"]
     if identity is None:
-        click.echo(f"Host {report['name']} belongs to no swarm: `shoal init` begins one.")
+        click.echo(f"Host {report['name']} belongs to no swarm: `shoal init` begins one, `shoal join` joins one.")
     else:
         click.echo(
             f"Node     {report['name']} ({identity['node']}), {identity['role']}, at {identity['advertiseAddr']}"
         )
-        click.echo(f"State    {report['nodeState'] or 'unknown: the API server does not answer'}")
+        click.echo(f"State    {report['nodeState'] or 'unknown: no API server answers'}")
         click.echo(f"Cluster  {identity['cluster']}")
     click.echo(f"Daemon   process {report['pid']}, version {report['version']}, logs in {report['logs']}")
     for problem in report["problems"]:
@@ -267,15 +284,15 @@ def _is_running(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] != "Z"
 
 
-def _status(run_dir: Path) -> dict[str, Any] | None:
+def status_of(run_dir: Path) -> dict[str, Any] | None:
     """Return the daemon's report, None if there is no daemon."""
     try:
-        return _call(run_dir, "GET", "/status")
+        return call_daemon(run_dir, "GET", "/status")
     except UnavailableError:
         return None
 
 
-def _call(run_dir: Path, method: str, path: str, body: object = None) -> dict[str, Any]:
+def call_daemon(run_dir: Path, method: str, path: str, body: object = None) -> dict[str, Any]:
     """Ask the host daemon. Its refusals come back as the errors they were; UnavailableError if nobody answers."""
     return anyio.run(_ask, run_dir / "host.sock", method, path, body)
 

@@ -80,6 +80,10 @@ def complete_services(ctx: click.Context, param: click.Parameter, incomplete: st
     return [CompletionItem(name) for name in _names(ctx, "services", incomplete)]
 
 
+def complete_nodes(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    return [CompletionItem(name) for name in _names(ctx, "nodes", incomplete)]
+
+
 def complete_scale(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     return [CompletionItem(f"{name}=") for name in _names(ctx, "services", incomplete)]
 

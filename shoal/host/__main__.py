@@ -30,8 +30,16 @@ from shoal.machinery.logs import configure_logging
               help="Where a new cluster's etcd serves clients.")  # fmt: skip
 @click.option("--etcd-peer-port", type=click.IntRange(1, 65535), show_default="2380",
               help="Where a new cluster's etcd serves other members.")  # fmt: skip
+@click.option("--api-port", type=click.IntRange(1, 65535), show_default="2377",
+              help="Where a new cluster's API server serves other hosts.")  # fmt: skip
 def host(
-    state_dir: Path, run_dir: Path, docker: str, name: str, etcd_port: int | None, etcd_peer_port: int | None
+    state_dir: Path,
+    run_dir: Path,
+    docker: str,
+    name: str,
+    etcd_port: int | None,
+    etcd_peer_port: int | None,
+    api_port: int | None,
 ) -> None:
     """Run the host daemon in the foreground.
 
@@ -39,7 +47,7 @@ def host(
     process logs to <state-dir>/logs/<process>.log, and to the terminal too if there is one.
     """
     paths = Paths(state_dir.absolute(), run_dir.absolute())
-    options = Options(paths, docker, name, etcd_port, etcd_peer_port, echoes=sys.stderr.isatty())
+    options = Options(paths, docker, name, etcd_port, etcd_peer_port, api_port, echoes=sys.stderr.isatty())
     preflight.need_folder(paths.state_dir, "state directory", "--state-dir", 0o700)
     preflight.need_folder(paths.run_dir, "run directory", "--run-dir")
     preflight.need_short_path(paths.status_socket("replication"))

@@ -14,6 +14,7 @@ from shoal.api.states import NodeState, Role
 from shoal.host.identity import Identity
 from shoal.host.paths import Paths
 from shoal.host.processes import etcd_url
+from shoal.machinery.authority import Root, with_root
 from shoal.machinery.controller import Action, Create
 from shoal.machinery.store import Store, Txn
 from shoal.machinery.writer import prepare
@@ -25,7 +26,7 @@ INGRESS_VNI = 4096
 """Swarm's first VXLAN number; lower ones are left to others."""
 
 
-def first_objects(identity: Identity, now: datetime) -> tuple[o.Object, ...]:
+def first_objects(identity: Identity, root: Root, now: datetime) -> tuple[o.Object, ...]:
     """Return everything a new cluster holds. The same identity gives the same uids."""
     ingress = o.Network(
         metadata=_meta("ingress", derived_uid(identity.cluster, "network", "ingress"), now),
@@ -35,12 +36,16 @@ def first_objects(identity: Identity, now: datetime) -> tuple[o.Object, ...]:
     return (
         o.Cluster(
             metadata=_meta("default", identity.cluster, now),
-            status=o.ClusterStatus(incarnation=identity.incarnation),
+            status=with_root(o.ClusterStatus(incarnation=identity.incarnation), root),
         ),
         o.Node(
             metadata=_meta(identity.name, identity.node, now),
             spec=o.NodeSpec(role=Role.MANAGER),
-            status=o.NodeStatus(state=NodeState.UNKNOWN, address=identity.advertise_addr),
+            status=o.NodeStatus(
+                state=NodeState.UNKNOWN,
+                address=identity.advertise_addr,
+                api=f"{identity.advertise_addr}:{identity.api_port}",
+            ),
         ),
         ingress,
         _claim(ingress, keys.claim("subnet", INGRESS_SUBNET.subnet), now),
@@ -49,12 +54,12 @@ def first_objects(identity: Identity, now: datetime) -> tuple[o.Object, ...]:
     )
 
 
-async def bootstrap(store: Store, identity: Identity, now: datetime) -> None:
+async def bootstrap(store: Store, identity: Identity, root: Root, now: datetime) -> None:
     """Write the first objects, all or none; having done so before is fine.
 
     AlreadyExistsError if the store holds another cluster. UnavailableError: try again.
     """
-    action = Action("ClusterInitialised", tuple(Create(obj) for obj in first_objects(identity, now)))
+    action = Action("ClusterInitialised", tuple(Create(obj) for obj in first_objects(identity, root, now)))
     prepared = prepare(action, lambda _: None, HOST, now)
     try:
         await store.commit(Txn(prepared.compares, prepared.writes))

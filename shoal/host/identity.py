@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from enum import StrEnum
 from pathlib import Path
+from typing import Final
 
 import msgspec
 from msgspec import Struct
@@ -16,10 +17,17 @@ from shoal.host.files import write_atomic
 
 
 class Phase(StrEnum):
-    """INITIALISING: its first objects may not be in etcd yet; a restart goes on from there."""
+    """INITIALISING: its first objects may not be in etcd yet. LEAVING: what it holds may not all be gone yet. A restart
+    goes on from there.
+    """
 
     INITIALISING = "initialising"
     MEMBER = "member"
+    LEAVING = "leaving"
+
+
+API_PORT: Final = 2377
+"""Where managers serve other hosts, as Swarm's do."""
 
 
 class EtcdPorts(Struct, frozen=True):
@@ -38,13 +46,17 @@ class Identity(Struct, frozen=True, rename="camel", kw_only=True):
     incarnation: str
     advertise_addr: str
     etcd_ports: EtcdPorts = EtcdPorts()
+    api_port: int = API_PORT
+    """Where a manager serves other hosts."""
+    managers: tuple[str, ...] = ()
+    """Where a worker finds API servers: "10.0.0.1:2377"."""
 
 
 def random_uid() -> str:
     return uid_from(secrets.token_bytes(16))
 
 
-def make_first_identity(name: str, advertise_addr: str, etcd_ports: EtcdPorts) -> Identity:
+def make_first_identity(name: str, advertise_addr: str, etcd_ports: EtcdPorts, api_port: int = API_PORT) -> Identity:
     """Return the identity of a host that begins a cluster."""
     return Identity(
         phase=Phase.INITIALISING,
@@ -55,6 +67,7 @@ def make_first_identity(name: str, advertise_addr: str, etcd_ports: EtcdPorts) -
         incarnation=random_uid(),
         advertise_addr=advertise_addr,
         etcd_ports=etcd_ports,
+        api_port=api_port,
     )
 
 

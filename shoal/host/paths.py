@@ -29,6 +29,29 @@ class Paths:
         return self.state_dir / "pki" / "etcd"
 
     @property
+    def first_root(self) -> Path:
+        """The new cluster's root, its key sealed, until etcd holds it."""
+        return self.state_dir / "pki" / "first-root.json"
+
+    @property
+    def node_pki(self) -> Path:
+        return self.state_dir / "pki" / "node"
+
+    @property
+    def node_ca(self) -> Path:
+        """The cluster's root certificate."""
+        return self.node_pki / "ca.crt"
+
+    @property
+    def node_chain(self) -> Path:
+        """The node's certificate and its key, in one file so that they always fit."""
+        return self.node_pki / "node.pem"
+
+    @property
+    def agent(self) -> Path:
+        return self.state_dir / "agent"
+
+    @property
     def etcd_data(self) -> Path:
         return self.state_dir / "etcd"
 

@@ -59,12 +59,12 @@ def need_short_path(socket_path: Path) -> None:
         )
 
 
-def need_free_port(port: int, what: str, option: str) -> None:
-    """TerminalError if something listens on a loopback port of ours."""
+def need_free_port(port: int, what: str, option: str, address: str = "127.0.0.1") -> None:
+    """TerminalError if something listens on a port of ours."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind((address, port))
         except OSError as error:
             raise TerminalError(
                 f"port {port}, which {what} needs, is in use on this host; stop what listens there "
@@ -95,13 +95,12 @@ async def need_engine(docker: str) -> None:
         raise TerminalError(f"the Docker engine at {docker} does not answer ({reason}): {remedy}") from error
 
 
-def choose_address(wanted: str, by_interface: dict[str, tuple[str, ...]], default: str) -> str:
+def choose_address(wanted: str, by_interface: dict[str, tuple[str, ...]], towards: str = "") -> str:
     """Return the IPv4 address other hosts reach this one at. Pure.
 
-    `wanted` is an address, an interface's name, or "" for the default route's, else the only one, else loopback.
-    InvalidError says what there is to choose from.
+    `wanted` is an address, an interface's name, or "" for `towards` (the one that packets to a manager leave from),
+    else the only one there is, else loopback. InvalidError says what there is to choose from.
     """
-    addresses = {address for found in by_interface.values() for address in found}
     if wanted in by_interface:
         if not by_interface[wanted]:
             raise InvalidError(f"--advertise-addr: interface {wanted} has no IPv4 address")
@@ -115,14 +114,21 @@ def choose_address(wanted: str, by_interface: dict[str, tuple[str, ...]], defaul
                 f"--advertise-addr: expected an IPv4 address or an interface of this host ({known}), found {wanted!r}"
             ) from None
         return wanted
-    if default:
-        return default
-    candidates = sorted(addresses - {"127.0.0.1"})
+    if towards:
+        return towards
+    candidates = [
+        (address, name)
+        for name, found in sorted(by_interface.items())
+        for address in found
+        if not ipaddress.IPv4Address(address).is_loopback
+    ]
     if len(candidates) > 1:
+        told = ", ".join(f"{address} on {name}" for address, name in candidates)
         raise InvalidError(
-            f"this host has several addresses: choose one with --advertise-addr ({', '.join(candidates)})"
+            f"could not choose an IP address to advertise, since this host has several ({told}): "
+            "say which with --advertise-addr"
         )
-    return candidates[0] if candidates else "127.0.0.1"
+    return candidates[0][0] if candidates else "127.0.0.1"
 
 
 def addresses_by_interface() -> dict[str, tuple[str, ...]]:
@@ -132,15 +138,16 @@ def addresses_by_interface() -> dict[str, tuple[str, ...]]:
     return {
         link["ifname"]: tuple(entry["local"] for entry in link.get("addr_info", ()))
         for link in links
-        if "ifname" in link and not link["ifname"].startswith(("docker", "br-", "veth", "shoal"))
+        if "ifname" in link and not link["ifname"].startswith(("docker", "br-", "veth", "shb-"))
     }
 
 
-def default_address() -> str:
-    """Return the address packets to the outside leave from, "" without a default route. Sends nothing."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))  # TEST-NET-1; a datagram socket only looks the route up
-        except OSError:
-            return ""
-        return str(probe.getsockname()[0])
+def address_towards(host: str, port: int) -> str:
+    """Return the address packets to another host leave from, "" where there is no way to it. Sends nothing."""
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(host, port, socket.AF_INET, socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.connect(place)  # a datagram socket only looks the route up
+            return str(probe.getsockname()[0])
+    except OSError:
+        return ""

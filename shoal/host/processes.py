@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from shoal.api.errors import RemovedError
 from shoal.api.states import Role
 from shoal.host.identity import Identity
 from shoal.host.paths import Paths
@@ -45,17 +46,19 @@ class Process:
     ready: Ready = Ready()
     environment: Mapping[str, str] = field(default_factory=dict)
     stop_within_s: float = 10.0
+    final_code: int | None = None
+    """An exit code after which it is not started again: it has said that there is nothing left to do."""
 
 
 def processes_for(identity: Identity, paths: Paths, docker: str, machine: str = "x86_64") -> tuple[Process, ...]:
     """Return what this host runs. `machine` as `uname -m`: etcd 3.4 wants to be persuaded on 64-bit ARM."""
     if identity.role is Role.WORKER:
-        return (_nodeagent(identity, paths, docker, needs=()),)
+        return (_nodeagent(identity, paths, docker, _over_tls(identity, paths), needs=()),)
     return (
         _etcd(identity, paths, machine),
         _apiserver(identity, paths),
         *(_controller(name, identity, paths) for name in CONTROLLERS),
-        _nodeagent(identity, paths, docker, needs=("apiserver",)),
+        _nodeagent(identity, paths, docker, ("--api", f"unix://{paths.api_socket}"), needs=("apiserver",)),
     )
 
 
@@ -121,7 +124,13 @@ def _etcd(identity: Identity, paths: Paths, machine: str) -> Process:
 
 
 def _apiserver(identity: Identity, paths: Paths) -> Process:
-    options = ("--socket", str(paths.api_socket), "--cluster-key", str(paths.cluster_key))
+    options = (
+        "--socket", str(paths.api_socket),
+        "--cluster-key", str(paths.cluster_key),
+        "--listen", f"0.0.0.0:{identity.api_port}",
+        "--node", identity.node,
+        "--advertise", identity.advertise_addr,
+    )  # fmt: skip
     return Process(
         "apiserver",
         _python("apiserver", *etcd_options(identity, paths), *options, *_status("apiserver", paths)),
@@ -139,10 +148,21 @@ def _controller(name: str, identity: Identity, paths: Paths) -> Process:
     )
 
 
-def _nodeagent(identity: Identity, paths: Paths, docker: str, needs: tuple[str, ...]) -> Process:
+def _over_tls(identity: Identity, paths: Paths) -> tuple[str, ...]:
+    """How a worker's agent reaches the managers."""
+    urls = (("--api", f"https://{address}") for address in identity.managers)
+    return (
+        *(word for pair in urls for word in pair),
+        "--tls-ca", str(paths.node_ca),
+        "--tls-chain", str(paths.node_chain),
+    )  # fmt: skip
+
+
+def _nodeagent(identity: Identity, paths: Paths, docker: str, way: tuple[str, ...], needs: tuple[str, ...]) -> Process:
     options = (
-        "--api", f"unix://{paths.api_socket}",
+        *way,
         "--node", identity.node,
+        "--address", identity.advertise_addr,
         "--docker", docker,
         "--state-dir", str(paths.state_dir),
         "--run-dir", str(paths.run_dir),
@@ -152,6 +172,7 @@ def _nodeagent(identity: Identity, paths: Paths, docker: str, needs: tuple[str, 
         _python("nodeagent", *options, *_status("nodeagent", paths)),
         needs=needs,
         ready=Ready(paths.status_socket("nodeagent"), "/readyz"),
+        final_code=RemovedError.exit_code,
     )
 
 

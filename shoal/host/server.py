@@ -2,6 +2,8 @@
 
 GET  /status                        a HostReport
 POST /init {"advertiseAddr": "…"}   the host's identity; 409 if it has one
+POST /join {"token", "remote", …}   the same, as a member of a cluster
+POST /leave {"force": false}        {"warning": "…"}: the host belongs to no cluster any more
 POST /processes/<name>/stop|start   one process, until the daemon's end
 POST /stop                          the daemon's end: processes stop, containers go on
 """
@@ -12,8 +14,10 @@ import grp
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import TypeVar
 
 import aiohttp
 import anyio
@@ -21,18 +25,38 @@ import msgspec
 from aiohttp import web
 
 from shoal.api.errors import InvalidError, ShoalError
-from shoal.host.daemon import HostDaemon
+from shoal.api.states import Role
+from shoal.host.daemon import HostDaemon, JoinRequest
 from shoal.host.probe import is_ready
 from shoal.host.report import HostReport, ProcessReport, report_process
 from shoal.host.supervisor import Unit, UnitState
+from shoal.machinery.pki import Pair, read_authority
 
+T = TypeVar("T")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 NODE_WITHIN_S = 2.0
 
+REMOVED = "this node was removed from its cluster: `shoal leave` here, then `shoal join` makes it a new member"
+
 
 class InitRequest(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    """`ca_certificate`, `ca_key`: PEM of a root that the user brings; "" = one is made."""
+
     advertise_addr: str = ""
+    ca_certificate: str = ""
+    ca_key: str = ""
+
+    def authority(self) -> Pair | None:
+        if bool(self.ca_certificate) != bool(self.ca_key):
+            raise InvalidError("the CA certificate and its key belong together; one is missing")
+        if not self.ca_certificate:
+            return None
+        return read_authority(self.ca_certificate.encode(), self.ca_key.encode(), datetime.now(UTC))
+
+
+class LeaveRequest(msgspec.Struct, forbid_unknown_fields=True):
+    force: bool = False
 
 
 @asynccontextmanager
@@ -57,8 +81,15 @@ def make_app(daemon: HostDaemon) -> web.Application:
         return _json(await report(daemon))
 
     async def init(request: web.Request) -> web.Response:
-        wanted = _decode(await request.read())
-        return _json(await daemon.init(wanted.advertise_addr))
+        wanted = _decode(await request.read(), InitRequest)
+        return _json(await daemon.init(wanted.advertise_addr, wanted.authority()))
+
+    async def join(request: web.Request) -> web.Response:
+        return _json(await daemon.join(_decode(await request.read(), JoinRequest)))
+
+    async def leave(request: web.Request) -> web.Response:
+        wanted = _decode(await request.read(), LeaveRequest)
+        return _json({"warning": await daemon.leave(force=wanted.force)})
 
     async def stop_process(request: web.Request) -> web.Response:
         await daemon.supervisor.stop(request.match_info["name"])
@@ -75,6 +106,8 @@ def make_app(daemon: HostDaemon) -> web.Application:
     app = web.Application(middlewares=[_errors_as_json])
     app.router.add_get("/status", status)
     app.router.add_post("/init", init)
+    app.router.add_post("/join", join)
+    app.router.add_post("/leave", leave)
     app.router.add_post("/processes/{name}/stop", stop_process)
     app.router.add_post("/processes/{name}/start", start_process)
     app.router.add_post("/stop", stop)
@@ -95,13 +128,18 @@ async def report(daemon: HostDaemon) -> HostReport:
         processes[unit.process.name] = report_process(unit, shown, healthy)
 
     async def look_at_node() -> None:
-        if identity is not None:
+        if identity is not None and identity.role is Role.MANAGER:
             found["node"] = await _node_state(options.paths.api_socket, identity.node)
+        elif identity is not None:
+            found["node"], trouble = await _agent_state(options.paths.status_socket("nodeagent"))
+            problems.extend(trouble)
 
     problems: list[str] = []
 
     async def look_for_problems() -> None:
-        problems.extend(await daemon.problems())
+        needed = ("nft",) if identity is not None and identity.role is Role.WORKER else ("etcd", "nft")
+        problems.extend(await daemon.problems(needed))
+        problems.extend(REMOVED for unit in units if unit.process.name == "nodeagent" and unit.has_finished)
 
     async with anyio.create_task_group() as group:
         for unit in units:
@@ -140,9 +178,23 @@ async def _node_state(socket: Path, node: str) -> str:
         return ""
 
 
-def _decode(raw: bytes) -> InitRequest:
+async def _agent_state(socket: Path) -> tuple[str, list[str]]:
+    """Return a worker's state, as far as its own agent can tell, and what troubles the agent."""
+    timeout = aiohttp.ClientTimeout(total=NODE_WITHIN_S)
     try:
-        return msgspec.json.decode(raw or b"{}", type=InitRequest)
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(socket)), timeout=timeout) as session,
+            session.get("http://localhost/readyz") as answer,
+        ):
+            said = (await answer.text()).strip()
+            return ("ready", []) if answer.status == 200 else ("", [said])
+    except (OSError, TimeoutError, aiohttp.ClientError):
+        return "", []
+
+
+def _decode(raw: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(raw or b"{}", type=kind)
     except msgspec.DecodeError as error:
         raise InvalidError(f"the request is not understood: {error}") from error
 

@@ -50,6 +50,8 @@ class Unit:
         """By time.monotonic()."""
         self.restarts = Restarts()
         self.last_end = ""
+        self.has_finished = False
+        """It ended because there is nothing left for it to do."""
 
 
 class Supervisor:
@@ -178,6 +180,9 @@ class Supervisor:
 
     def _note_end(self, unit: Unit, code: int) -> None:
         unit.last_end = f"signal {-code}" if code < 0 else f"exit code {code}"
+        unit.has_finished = code == unit.process.final_code
+        if unit.has_finished:
+            unit.wanted = False
         if not unit.wanted:
             log.info("child_stopped", child=unit.process.name, end=unit.last_end)
             return

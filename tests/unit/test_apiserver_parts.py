@@ -166,15 +166,16 @@ def test_every_route_has_a_rule_and_every_rule_a_route() -> None:
 
 
 @pytest.mark.parametrize("route", sorted(RULES))
-def test_nobody_gets_beyond_health(route: str) -> None:
-    assert may(NOBODY, route, "") is (route in ("healthz", "readyz"))
+def test_nobody_gets_beyond_the_two_calls_that_joining_needs(route: str) -> None:
+    assert may(NOBODY, route, "") is (route in ("ca", "join"))
 
 
 @pytest.mark.parametrize("route", sorted(RULES))
 def test_a_worker_reaches_what_is_its_own_and_nothing_else(route: str) -> None:
-    own = {"healthz", "readyz", "assignments", "node-report", "node-events", "node-answer"}
-    assert may(WORKER, route, "n1") is (route in own)
-    assert may(WORKER, route, "n2") is (route in ("healthz", "readyz"))
+    anyones = {"healthz", "readyz", "ca", "join"}
+    own = {"assignments", "node-report", "node-events", "node-answer", "certificate", "leave"}
+    assert may(WORKER, route, "n1") is (route in own | anyones)
+    assert may(WORKER, route, "n2") is (route in anyones)
 
 
 def test_an_admin_may_all_and_nobody_an_unlisted_route() -> None:

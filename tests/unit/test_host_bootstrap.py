@@ -14,16 +14,18 @@ from shoal.api.errors import AlreadyExistsError, TerminalError
 from shoal.api.states import Role
 from shoal.host.bootstrap import bootstrap, first_objects
 from shoal.host.identity import EtcdPorts, load, make_first_identity, save
+from shoal.machinery.authority import Root
 from shoal.machinery.memory import MemoryStore
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
+ROOT = Root("certificate", "sealed key", "sealed tokens")
 
 
 @pytest.mark.anyio
 async def test_a_new_cluster_has_its_node_its_ingress_network_and_what_they_claim() -> None:
     me, store = make_first_identity("alpha", "10.99.0.1", EtcdPorts()), MemoryStore()
 
-    await bootstrap(store, me, NOW)
+    await bootstrap(store, me, ROOT, NOW)
 
     listing = await store.list(keys.ROOT)
     assert [item.key for item in listing.items] == [
@@ -49,10 +51,10 @@ async def test_a_new_cluster_has_its_node_its_ingress_network_and_what_they_clai
 @pytest.mark.anyio
 async def test_doing_it_again_after_a_crash_writes_nothing() -> None:
     me, store = make_first_identity("alpha", "10.99.0.1", EtcdPorts()), MemoryStore()
-    await bootstrap(store, me, NOW)
+    await bootstrap(store, me, ROOT, NOW)
     before = await store.list(keys.ROOT)
 
-    await bootstrap(store, me, NOW)
+    await bootstrap(store, me, ROOT, NOW)
 
     assert await store.list(keys.ROOT) == before
 
@@ -60,14 +62,14 @@ async def test_doing_it_again_after_a_crash_writes_nothing() -> None:
 @pytest.mark.anyio
 async def test_another_clusters_store_is_refused() -> None:
     store = MemoryStore()
-    await bootstrap(store, make_first_identity("alpha", "10.99.0.1", EtcdPorts()), NOW)
+    await bootstrap(store, make_first_identity("alpha", "10.99.0.1", EtcdPorts()), ROOT, NOW)
 
     with pytest.raises(AlreadyExistsError, match="holds cluster"):
-        await bootstrap(store, make_first_identity("beta", "10.99.0.2", EtcdPorts()), NOW)
+        await bootstrap(store, make_first_identity("beta", "10.99.0.2", EtcdPorts()), ROOT, NOW)
 
 
 def test_all_uids_differ() -> None:
-    objects = first_objects(make_first_identity("alpha", "10.99.0.1", EtcdPorts()), NOW)
+    objects = first_objects(make_first_identity("alpha", "10.99.0.1", EtcdPorts()), ROOT, NOW)
     assert len({obj.metadata.uid for obj in objects}) == len(objects)
 
 

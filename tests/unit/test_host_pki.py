@@ -10,7 +10,8 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from shoal.host.pki import BACKDATED, Pair, Subject, ensure_etcd_pki, is_due, issue, make_authority
+from shoal.host.pki import LEAF_LIFETIME, ensure_etcd_pki, is_due
+from shoal.machinery.pki import BACKDATED, Pair, Subject, issue, make_authority
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 HOSTS = ("localhost", "127.0.0.1", "10.99.0.1")
@@ -30,11 +31,11 @@ def read(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_certificate_is_valid_from_an_hour_ago(authority: Pair) -> None:
-    assert issue(authority, Subject("x"), NOW).parsed.not_valid_before_utc == NOW - BACKDATED
+    assert issue(authority, Subject("x"), NOW, LEAF_LIFETIME).parsed.not_valid_before_utc == NOW - BACKDATED
 
 
 def test_only_the_authority_may_sign(authority: Pair) -> None:
-    leaf = issue(authority, Subject("x"), NOW)
+    leaf = issue(authority, Subject("x"), NOW, LEAF_LIFETIME)
     leaf.parsed.verify_directly_issued_by(authority.parsed)
     constraints = [
         pair.parsed.extensions.get_extension_for_class(x509.BasicConstraints).value.ca for pair in (authority, leaf)
@@ -50,11 +51,11 @@ def test_only_the_authority_may_sign(authority: Pair) -> None:
     ],
 )
 def test_usages(authority: Pair, server: bool, expected: set[x509.ObjectIdentifier]) -> None:
-    assert usages(issue(authority, Subject("x"), NOW, server=server)) == expected
+    assert usages(issue(authority, Subject("x"), NOW, LEAF_LIFETIME, server=server)) == expected
 
 
 def test_a_node_is_named_by_uid_role_and_cluster(authority: Pair) -> None:
-    subject = issue(authority, Subject("node1", "cluster1", "swarm-manager"), NOW).parsed.subject
+    subject = issue(authority, Subject("node1", "cluster1", "swarm-manager"), NOW, LEAF_LIFETIME).parsed.subject
     found = {part.oid: part.value for part in subject}
     assert found == {
         NameOID.COMMON_NAME: "node1",
@@ -75,7 +76,7 @@ def test_a_node_is_named_by_uid_role_and_cluster(authority: Pair) -> None:
     ],
 )
 def test_when_a_certificate_is_made_anew(authority: Pair, later: timedelta, hosts: tuple[str, ...], due: bool) -> None:
-    leaf = issue(authority, Subject("x"), NOW, hosts=HOSTS, server=True)
+    leaf = issue(authority, Subject("x"), NOW, LEAF_LIFETIME, hosts=HOSTS, server=True)
     assert is_due(leaf.parsed, NOW + later, hosts) is due
 
 

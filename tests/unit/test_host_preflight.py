@@ -14,9 +14,9 @@ TWO = {"lo": ("127.0.0.1",), "eth0": ("10.99.0.1",), "eth1": ("10.98.0.1",), "et
 
 
 @pytest.mark.parametrize(
-    ("wanted", "interfaces", "default", "expected"),
+    ("wanted", "interfaces", "towards", "expected"),
     [
-        pytest.param("", TWO, "10.99.0.1", "10.99.0.1", id="the default route's address"),
+        pytest.param("", TWO, "10.98.0.1", "10.98.0.1", id="the one on the way to a manager"),
         pytest.param("", {"lo": ("127.0.0.1",), "eth0": ("10.9.0.1",)}, "", "10.9.0.1", id="the only one"),
         pytest.param("", {"lo": ("127.0.0.1",)}, "", "127.0.0.1", id="a machine on no network"),
         pytest.param("eth1", TWO, "10.99.0.1", "10.98.0.1", id="an interface's"),
@@ -25,15 +25,18 @@ TWO = {"lo": ("127.0.0.1",), "eth0": ("10.99.0.1",), "eth1": ("10.98.0.1",), "et
     ],
 )
 def test_the_advertised_address(
-    wanted: str, interfaces: dict[str, tuple[str, ...]], default: str, expected: str
+    wanted: str, interfaces: dict[str, tuple[str, ...]], towards: str, expected: str
 ) -> None:
-    assert choose_address(wanted, interfaces, default) == expected
+    assert choose_address(wanted, interfaces, towards) == expected
 
 
 @pytest.mark.parametrize(
     ("wanted", "interfaces", "said"),
     [
-        pytest.param("", TWO, r"--advertise-addr \(10.98.0.1, 10.99.0.1\)", id="several to choose from"),
+        pytest.param(
+            "", TWO, r"could not choose .* \(10.99.0.1 on eth0, 10.98.0.1 on eth1\): .*--advertise-addr", id="several"
+        ),
+        pytest.param("", ONE, r"\(10.99.0.1 on eth0, 10.99.0.7 on eth0\)", id="several of one interface"),
         pytest.param("eth7", TWO, r"an interface of this host \(eth0, eth1, eth2, lo\), found 'eth7'", id="unknown"),
         pytest.param("eth2", TWO, "eth2 has no IPv4 address", id="an interface without one"),
         pytest.param("10.0.0", TWO, "found '10.0.0'", id="half an address"),

@@ -1,0 +1,73 @@
+"""Takes from a host what Shoal made on it: `python -m nodeagent.clear --node UID`, when the host leaves its swarm.
+
+The node's task containers, then the networks they were on, then the rules. Whatever others made stays. It may be run
+again after a crash.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import anyio
+import click
+import structlog
+from anyio import CapacityLimiter
+
+from nodeagent.engine.contract import Engine
+from nodeagent.engine.docker import DockerEngine
+from nodeagent.network import commands
+from nodeagent.network.docker_networks import OURS
+from nodeagent.network.rules import TABLE
+from nodeagent.tasks.container import NODE_LABEL
+from shoal.machinery.process import Health, ProcessOptions, process_options, run_process
+
+AT_ONCE: Final = 8
+"""Containers removed at once."""
+
+log = structlog.get_logger()
+
+
+@click.command()
+@click.option("--node", required=True, help="The node's uid.")
+@click.option("--docker", default="unix:///var/run/docker.sock", show_default=True, help="The Docker engine.")
+@process_options
+def main(node: str, docker: str, process: ProcessOptions) -> None:
+    """Remove the node's task containers, Shoal's networks and its rules."""
+    sys.exit(run_process("clear", make_serve(node, docker), process))
+
+
+def make_serve(node: str, docker: str) -> Callable[[Health], Awaitable[None]]:
+    async def serve(_: Health) -> None:
+        engine = DockerEngine(docker)
+        try:
+            await clear(engine, node)
+            await commands.apply_nft(f"table {TABLE} {{}}\ndelete table {TABLE}\n")
+        finally:
+            with anyio.CancelScope(shield=True):
+                await engine.close()
+
+    return serve
+
+
+async def clear(engine: Engine, node: str) -> None:
+    """Remove the node's containers and then Shoal's networks; EngineError where the engine does not let us."""
+    limiter = CapacityLimiter(AT_ONCE)
+
+    async def remove(container: str) -> None:
+        async with limiter:
+            await engine.remove(container)
+
+    found = await engine.containers({NODE_LABEL: node})
+    async with anyio.create_task_group() as tasks:
+        for summary in found:
+            tasks.start_soon(remove, summary.id)
+    networks = await engine.networks(OURS)
+    for network in networks:
+        await engine.remove_network(network.name)
+    log.info("host_cleared", containers=len(found), networks=len(networks))
+
+
+if __name__ == "__main__":
+    main()
