@@ -18,7 +18,7 @@ from aiohttp import web
 
 from apiserver.identity import ADMIN, NOBODY, Identity
 from apiserver.membership import UNITS, Membership
-from shoal.api.errors import InvalidError, RemovedError, ShoalError
+from shoal.api.errors import InvalidError, RemovedError, ShoalError, UnavailableError
 from shoal.api.states import Role
 from shoal.machinery.pki import Subject, issue
 from shoal.machinery.tls import SERVER_NAME, load_pair, server_context
@@ -89,6 +89,8 @@ class Listener:
             try:
                 authority = self._membership.authority()
                 return server_context(authority.certificate)
+            except UnavailableError as error:
+                self.trouble = str(error)
             except ShoalError as error:
                 self._say(str(error))
             await anyio.sleep(AGAIN_S / 4)

@@ -42,7 +42,7 @@ from shoal.host.processes import CLUSTER, processes_for
 from shoal.host.renewal import EARLIEST, LATEST, LONGEST_WAIT_S, retry_after_s, seconds_until_due
 from shoal.host.supervisor import Supervisor
 from shoal.machinery.pki import Pair
-from shoal.machinery.seal import KEY_BYTES
+from shoal.machinery.sealing import KEY_BYTES
 
 INIT_WITHIN_S = 60.0
 """etcd answers and holds the first objects by then, else init gives up and takes back what it made."""

@@ -10,13 +10,13 @@ import secrets
 import msgspec
 from msgspec import Struct
 
-from shoal.api.errors import UnavailableError
+from shoal.api.errors import TerminalError, UnavailableError
 from shoal.api.meta import uid_from
 from shoal.api.objects import Cluster, ClusterStatus
 from shoal.api.states import Role
 from shoal.api.tokens import Token, digest_of
 from shoal.machinery.pki import Pair, to_der
-from shoal.machinery.seal import seal, unseal
+from shoal.machinery.sealing import seal, unseal
 
 
 class Root(Struct, frozen=True, rename="camel"):
@@ -62,21 +62,25 @@ def open_authority(cluster: Cluster, key: bytes) -> Pair:
     """Return the authority; UnavailableError where the cluster has none, TerminalError where the key does not fit."""
     if not cluster.status.sealed_ca_key:
         raise UnavailableError("this cluster has no certificate authority yet")
-    raw = unseal(key, cluster.status.sealed_ca_key, _context(cluster.metadata.uid, "ca-key"))
-    return Pair(cluster.status.ca_certificate.encode(), raw)
+    return Pair(cluster.status.ca_certificate.encode(), _opened(key, cluster.status.sealed_ca_key, cluster, "ca-key"))
 
 
 def open_secrets(cluster: Cluster, key: bytes) -> Secrets:
     """Return the secrets of the join tokens; errors as `open_authority`."""
     if not cluster.status.sealed_tokens:
         raise UnavailableError("this cluster has no join tokens yet")
-    return msgspec.json.decode(
-        unseal(key, cluster.status.sealed_tokens, _context(cluster.metadata.uid, "tokens")), type=Secrets
-    )
+    return msgspec.json.decode(_opened(key, cluster.status.sealed_tokens, cluster, "tokens"), type=Secrets)
 
 
 def token_of(cluster: Cluster, secret: str) -> Token:
     return Token(digest_of(to_der(cluster.status.ca_certificate.encode())), secret)
+
+
+def _opened(key: bytes, sealed: str, cluster: Cluster, what: str) -> bytes:
+    try:
+        return unseal(key, sealed, _context(cluster.metadata.uid, what))
+    except ValueError as error:
+        raise TerminalError(str(error)) from error
 
 
 def _context(cluster_uid: str, what: str) -> str:

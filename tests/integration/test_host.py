@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import ThreadingUnixStreamServer
@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import pytest
 
 T = TypeVar("T")
+HERE = {"advertiseAddr": "127.0.0.1"}
 
 
 class Engine(BaseHTTPRequestHandler):
@@ -59,6 +60,7 @@ class HostProcess:
             sys.executable, "-m", "shoal.host", "--state-dir", str(self.state), "--run-dir", str(self.run),
             "--docker", self.docker, "--name", "alpha",
             "--etcd-port", str(self.ports[0]), "--etcd-peer-port", str(self.ports[1]),
+            "--api-port", str(self.ports[2]),
         ]  # fmt: skip
 
     def start(self, **environment: str) -> None:
@@ -98,7 +100,7 @@ class HostProcess:
             return answer.status, json.loads(answer.read())
 
     def init(self) -> dict[str, Any]:
-        status, found = self.ask("POST", "/init", {"advertiseAddr": "127.0.0.1"})
+        status, found = self.ask("POST", "/init", HERE)
         assert status == 200, found
         return found
 
@@ -204,7 +206,7 @@ def test_init_goes_on_after_a_crash_in_the_middle(host: HostProcess, after: str)
 def test_a_second_init_is_refused(host: HostProcess) -> None:
     host.start()
     host.init()
-    status, refused = host.ask("POST", "/init", {})
+    status, refused = host.ask("POST", "/init", HERE)
     assert status == 409
     assert "this host is already a manager of cluster" in refused["message"]
 
@@ -213,10 +215,15 @@ def test_a_port_in_use_is_told_and_leaves_the_host_as_it_was(host: HostProcess) 
     host.start()
     before = host.files()
     with socket.create_server(("127.0.0.1", host.ports[0])):
-        status, refused = host.ask("POST", "/init", {})
+        status, refused = host.ask("POST", "/init", HERE)
     assert status == 500
     assert f"port {host.ports[0]}, which etcd needs, is in use" in refused["message"]
     assert "--etcd-port" in refused["message"]
+    with socket.create_server(("127.0.0.1", host.ports[2])):
+        status, refused = host.ask("POST", "/init", HERE)
+    assert status == 500
+    assert f"port {host.ports[2]}, which the API server needs, is in use" in refused["message"]
+    assert "--api-port" in refused["message"]
     assert host.files() == before
     host.init()
 
@@ -224,7 +231,7 @@ def test_a_port_in_use_is_told_and_leaves_the_host_as_it_was(host: HostProcess) 
 def test_an_earlier_clusters_data_is_not_touched(host: HostProcess) -> None:
     host.start()
     (host.state / "etcd").mkdir()
-    status, refused = host.ask("POST", "/init", {})
+    status, refused = host.ask("POST", "/init", HERE)
     assert (status, "holds an earlier cluster: move it away" in refused["message"]) == (409, True)
 
 
@@ -235,7 +242,7 @@ def test_a_missing_etcd_is_told_with_its_package(host: HostProcess, tmp_path: Pa
     host.start(PATH=str(tmp_path / "bin"))
     before = host.files()
 
-    status, refused = host.ask("POST", "/init", {})
+    status, refused = host.ask("POST", "/init", HERE)
 
     assert status == 500
     assert "etcd not found: install with `apt-get install etcd-server`" in refused["message"]
@@ -246,7 +253,7 @@ def test_a_missing_engine_is_told_with_what_to_do(tmp_path: Path) -> None:
     host = HostProcess(tmp_path, f"unix://{tmp_path}/none.sock")
     host.start()
     try:
-        status, refused = host.ask("POST", "/init", {})
+        status, refused = host.ask("POST", "/init", HERE)
         assert status == 500
         assert "none.sock does not answer (No such file or directory): " in refused["message"]
         assert "start it" in refused["message"] or "install it" in refused["message"]
@@ -332,14 +339,15 @@ def is_alive(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
 
 
-def free_ports() -> tuple[int, int]:
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
-        return one.getsockname()[1], two.getsockname()[1]
+def free_ports() -> tuple[int, ...]:
+    with ExitStack() as stack:
+        servers = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+        return tuple(server.getsockname()[1] for server in servers)
 
 
 def _try_init(host: HostProcess) -> None:
     try:
-        host.ask("POST", "/init", {"advertiseAddr": "127.0.0.1"})
+        host.ask("POST", "/init", HERE)
     except (OSError, http.client.HTTPException):
         return
 
