@@ -14,12 +14,12 @@ import anyio
 import click
 from aiohttp import web
 from prometheus_client import REGISTRY
-from shoal.machinery.sealing import KEY_BYTES
 
 from apiserver.app import Server, serving
 from apiserver.listener import Listener
 from shoal.api.errors import InvalidError
 from shoal.machinery.process import EtcdAddress, Health, ProcessOptions, etcd_options, process_options, run_process
+from shoal.machinery.sealing import KEY_BYTES
 
 GROUP: Final = "docker"
 """Members of this group may use the socket, as they may use the engine's."""
