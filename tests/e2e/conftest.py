@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.lab import Host, Lab, remove_folder
 from tests.support.lab import eventually as eventually_in_lab
+from tests.support.user import get
 
 PROCESSES = ("host", "etcd", "apiserver", "replication", "rollout", "placement", "endpoint", "nodes", "nodeagent")
 _spare = count(21)
@@ -56,9 +57,9 @@ def steady_host(lasting_host: Host, request: pytest.FixtureRequest) -> Iterator[
 
 def _tidy(host: Host) -> None:
     """Remove all services, and wait until their containers are gone."""
-    services = host.shoal("get services -o name").ok().out.split()
-    if services:
-        host.shoal(["delete", *services]).ok()
+    names = [found["metadata"]["name"] for found in get(host, "services")["items"]]
+    if names:
+        host.shoal(["delete", "service", *names]).ok()
     eventually_in_lab(lambda: not host.docker("ps -q --no-trunc").ok().out, within=60)
 
 

@@ -101,7 +101,7 @@ def test_nothing_of_an_exhausted_slot_is_forgotten_by_a_scale_up(host: Host) -> 
         pytest.param(
             {"mounts": ["/no/such/folder:/data"]},
             "rejected",
-            "invalid bind mount source, source path not found: /no/such/folder",
+            "bind source path does not exist: /no/such/folder",
             id="no-such-folder",
         ),
         pytest.param({"user": "nobody-here"}, "failed", "nobody-here", id="no-such-user"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
 from functools import partial
 
@@ -31,6 +32,13 @@ from tests.support.user import (
 @pytest.fixture
 def host(steady_host: Host) -> Host:
     return steady_host
+
+
+@pytest.fixture
+def changing_host(host: Host) -> Iterator[Host]:
+    """A host whose labels and availability a test may change."""
+    yield host
+    start(host, node(host))
 
 
 def test_an_applied_service_runs_and_answers_from_each_of_its_containers(host: Host) -> None:
@@ -162,7 +170,8 @@ def test_deleting_leaves_no_container_no_port_and_no_key(host: Host) -> None:
     assert "hello from" in answers(host, "http://127.0.0.1:8102/")
 
 
-def test_a_global_service_has_one_task_on_the_node_and_none_while_that_is_drained(host: Host) -> None:
+def test_a_global_service_has_one_task_on_the_node_and_none_while_that_is_drained(changing_host: Host) -> None:
+    host = changing_host
     start(host, service("everywhere", mode="global", **SLEEP))
     running(host, "everywhere", 1)
     (task,) = tasks(host, "everywhere", "running")
@@ -176,7 +185,8 @@ def test_a_global_service_has_one_task_on_the_node_and_none_while_that_is_draine
     running(host, "everywhere", 1)
 
 
-def test_a_task_waits_for_a_node_label_says_so_and_goes_when_the_label_goes(host: Host) -> None:
+def test_a_task_waits_for_a_node_label_says_so_and_goes_when_the_label_goes(changing_host: Host) -> None:
+    host = changing_host
     manifest = service("picky", placement={"constraints": ["node.labels.disk == ssd"]}, **SLEEP)
     reason = "no suitable node (scheduling constraints not satisfied on 1 node)"
     late = apply(host, manifest, "--timeout", "2s")
@@ -190,7 +200,6 @@ def test_a_task_waits_for_a_node_label_says_so_and_goes_when_the_label_goes(host
     start(host, node(host, disk="slow"))
     running(host, "picky", 0)
     says(host, "service/picky", reason)
-    apply(host, node(host)).ok()
 
 
 @pytest.mark.parametrize(
@@ -204,7 +213,8 @@ def test_what_no_node_has_is_waited_for(host: Host, reservations: dict[str, obje
     running(host, "greedy", 2)
 
 
-def test_a_drained_node_s_tasks_stop_and_a_paused_one_keeps_its_own(host: Host) -> None:
+def test_a_drained_node_s_tasks_stop_and_a_paused_one_keeps_its_own(changing_host: Host) -> None:
+    host = changing_host
     start(host, service("moved", **SLEEP))
     before = running(host, "moved", 1)
 
