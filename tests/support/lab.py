@@ -137,9 +137,13 @@ class Host:
         return Output(shlex.join(command), done.returncode, done.stdout, done.stderr)
 
     def start(self, *command: str, **environment: str) -> subprocess.Popen[str]:
-        """Start a command there that goes on, such as a watch; the caller ends it."""
+        """Start a command there that goes on, such as a watch; the caller ends it.
+
+        What is returned is nsenter, which has forked: the command itself ends with it.
+        """
+        tie = ["setpriv", "--pdeathsig", "KILL"]
         return subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", *self.enter(*command)], stdin=subprocess.DEVNULL, text=True,
+            [*tie, *self.enter(*tie, *command)], stdin=subprocess.DEVNULL, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=REPOSITORY, env=self._environment(environment),
         )  # fmt: skip
 
