@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.lab import Host, eventually
+from tests.support.user import keys, running, service, start
 
 FOLDER = Path(__file__).parents[2] / "manifests"
 
@@ -96,15 +97,28 @@ CHECKS: dict[str, tuple[int, Callable[[Host], None]]] = {
 """Manifest → apply's exit code, and what must then be true."""
 
 
+@pytest.fixture(scope="module")
+def lasting_keys(lasting_host: Host) -> set[str]:
+    """What stays in the store once a published service was here: the ingress network, the node's address on it."""
+    start(lasting_host, service("warm-up", ports=["8099:80"]))
+    running(lasting_host, "warm-up", 1)
+    lasting_host.shoal("delete service warm-up").ok()
+    return keys(lasting_host)
+
+
 def test_every_example_is_checked_here() -> None:
     assert sorted(path.name for path in FOLDER.glob("*.yaml")) == sorted(CHECKS)
 
 
 @pytest.mark.parametrize("name", sorted(CHECKS))
-def test_an_example_does_what_it_says(host: Host, name: str) -> None:
+def test_an_example_does_what_it_says_and_leaves_nothing(steady_host: Host, lasting_keys: set[str], name: str) -> None:
+    host = steady_host
     code, check = CHECKS[name]
     applied = host.shoal(["apply", "-f", f"manifests/{name}"])
     assert applied.code == code, applied
     check(host)
     again = host.shoal(["apply", "--detach", "-f", f"manifests/{name}"]).ok()
     assert all(line.endswith("unchanged") for line in again.out.splitlines())
+    host.shoal(["delete", "-f", f"manifests/{name}"]).ok()
+    assert host.docker("ps -aq").ok().out == ""
+    eventually(lambda: keys(host) == lasting_keys, within=30)
