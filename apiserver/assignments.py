@@ -52,6 +52,13 @@ def networks_of(cache: Cache, node_uid: str) -> frozenset[str]:
     return frozenset(used)
 
 
+def _live_uses(obj: o.Object | None, node_uid: str) -> set[str]:
+    """Return the networks that a task keeps on a node: none if it is over, or elsewhere."""
+    if not isinstance(obj, o.Task) or obj.spec.node is None or obj.spec.node.uid != node_uid:
+        return set()
+    return set() if obj.status.state.is_terminal else _uses(obj)
+
+
 def _uses(task: o.Task) -> set[str]:
     return {one.network.uid for one in task.spec.addresses} | {
         use.uid for use in task.spec.template.networks if use.uid
@@ -127,7 +134,8 @@ class Picture:
         """Note a change that may concern this node."""
         kind = change.kind
         if kind is o.Task:
-            self._tasks_moved = True
+            before, after = _live_uses(change.old, self.node_uid), _live_uses(change.new, self.node_uid)
+            self._tasks_moved |= not before <= after or not after <= self.networks
         elif kind is o.Network:
             self._all_over = True
         elif kind is o.Backend:

@@ -28,6 +28,10 @@ RETRY_BURST = 100
 """All keys' retries together: a burst, then so many a second."""
 
 
+MOST_RESTS = 1000
+"""Rests noted before those that are over are forgotten: keys of what is long gone must not pile up."""
+
+
 class TokenBucket:
     """Tells how long each taker has to wait so that no more than `rate` a second pass after a burst."""
 
@@ -112,11 +116,18 @@ class WorkQueue:
         """Note that a key went well: its next failure is a first one."""
         self._failures.pop(key, None)
 
-    def done(self, key: str, *, not_before: int = 0) -> None:
-        """Give a key back. It is not handed out again before the cache has reached revision `not_before`."""
+    def done(self, key: str, *, not_before: int = 0, rest_s: float = 0.0) -> None:
+        """Give a key back. It is not handed out again before the cache has reached revision `not_before`.
+
+        Nor before it has rested, by `rest_s` or the queue's own `coalesce_s`, whichever is longer.
+        """
         self._active.discard(key)
-        if self._coalesce_s:
-            self._rests[key] = self._clock.monotonic() + self._coalesce_s
+        rest_s = max(rest_s, self._coalesce_s)
+        if rest_s:
+            now = self._clock.monotonic()
+            if len(self._rests) > MOST_RESTS:
+                self._rests = {other: until for other, until in self._rests.items() if until > now}
+            self._rests[key] = now + rest_s
         if not_before > self._revision:
             self._gates[key] = not_before
             heapq.heappush(self._gated, (not_before, key))

@@ -37,6 +37,13 @@ WORKERS = 16
 RESYNC_S = 600.0
 """Seconds between looks at every key, jittered by a fifth: a safety net that should never find anything."""
 
+RESTS_PER_PASS = 5.0
+"""After a look that was in vain a key rests for so many times what it took, if it took long: with thousands of tasks
+in motion, a service is looked at a few times a second, and not anew for each of them."""
+
+THINKS_LONG_S = 0.002
+"""A shorter look needs no rest of its own."""
+
 REFRESH_RETRY_S = 0.5
 
 DEPTH = Gauge("shoal_queue_depth", "Keys ready to be reconciled", ["controller"])
@@ -53,6 +60,8 @@ class Pass:
 
     plan: Plan
     outcome: Outcome
+    rest_s: float = 0.0
+    """How long the key is left alone now."""
 
 
 def kinds_of(controller: Controller[Any]) -> frozenset[type[Object]]:
@@ -190,14 +199,17 @@ class Runner:
     async def _work(self, key: str, places: anyio.Semaphore) -> None:
         started = self._clock.monotonic()
         try:
-            not_before = await self._reconcile(key)
+            result = await self._reconcile(key)
         finally:
             places.release()
-        self._queue.done(key, not_before=not_before)
+        if result is not None:
+            self._queue.done(key, not_before=result.outcome.revision, rest_s=result.rest_s)
+        else:
+            self._queue.done(key)
         SECONDS.labels(self._controller.name).observe(self._clock.monotonic() - started)
 
-    async def _reconcile(self, key: str) -> int:
-        """Look at one key, whatever comes; return the revision it must not be looked at before."""
+    async def _reconcile(self, key: str) -> Pass | None:
+        """Look at one key, whatever comes; return what came of it, None if that went wrong."""
         log = self._log.bind(key=key)
         try:
             result = await self._pass(key)
@@ -212,17 +224,19 @@ class Runner:
             log.exception("reconcile_failed", error=str(error), retry_s=round(self._queue.retry(key), 3))
         else:
             self._follow_up(key, result, log)
-            return result.outcome.revision
-        return 0
+            return result
+        return None
 
     async def _pass(self, key: str) -> Pass:
         """Observe, plan and apply. What an unreadable object owns is left as it is."""
         if any(uid and uid in key for uid in self.cache.unreadable.values()):
             return Pass(Plan(because="an object it depends on cannot be read"), Outcome())
+        started = self._clock.monotonic()
         view = self._controller.observe(key, self.cache)
         plan = self._controller.plan(view, self._clock.now()) if view is not None else Plan()
         if not plan.actions:
-            return Pass(plan, Outcome())
+            took_s = self._clock.monotonic() - started
+            return Pass(plan, Outcome(), took_s * RESTS_PER_PASS if took_s > THINKS_LONG_S else 0.0)
         return Pass(plan, await self._writer.apply(plan.actions, self._read, independent=plan.independent))
 
     def _follow_up(self, key: str, result: Pass, log: Any) -> None:

@@ -127,3 +127,13 @@ def test_a_token_bucket_refills_but_not_beyond_its_burst() -> None:
     assert bucket.try_take(0.5)
     assert not bucket.try_take(0.5)
     assert [bucket.try_take(100) for _ in range(4)] == [True, True, True, False]
+
+
+async def test_a_key_rests_for_as_long_as_its_worker_asks(queue: WorkQueue, clock: VirtualClock) -> None:
+    queue.add("big")
+    assert await queue.get() == "big"
+    queue.done("big", rest_s=3.0)
+    queue.add("big")
+    assert len(queue) == 0
+    clock.advance(3.01)
+    assert await queue.get() == "big"
