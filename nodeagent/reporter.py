@@ -1,11 +1,13 @@
 """What the agent has to say to the managers, until they have acknowledged it; and its heartbeat.
 
-A status is sent at once while nothing is under way; what is said meanwhile goes together, newest state per task.
+A status is sent at once while nothing is under way; what is said meanwhile goes together, newest state per task. While
+many tasks are on their way at once, reports keep a little distance, because each costs every manager process a turn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 from typing import Final, Protocol
 
 import anyio
@@ -14,6 +16,7 @@ import structlog
 from nodeagent.client import Receipt, Report
 from shoal.api.errors import ForbiddenError, NotFoundError, UnavailableError
 from shoal.api.objects import NodeDescription, Task, TaskStatus
+from shoal.api.states import TaskState
 from shoal.machinery.clock import Clock, wait
 
 BEATS_PER_PERIOD: Final = 5
@@ -24,6 +27,12 @@ FIRST_PERIOD_S: Final = 5.0
 
 RETRY_FIRST_S: Final = 0.1
 RETRY_MOST_S: Final = 1.0
+
+BURST: Final = 5
+"""Tasks on their way to running at once, from which reports keep a distance of BURST_GAP_S seconds."""
+
+BURST_GAP_S: Final = 0.1
+"""Source: SwarmKit's dispatcher writes statuses as often."""
 
 MOST_TASKS: Final = 1000
 """Statuses in one report."""
@@ -93,19 +102,23 @@ class Reporter:
 
     async def run(self) -> None:
         """Report news at once and beat in between, for ever."""
-        retry_s = 0.0
+        pause_s = retry_s = 0.0
         while True:
-            if retry_s:
-                await self._clock.sleep(retry_s)
-            elif not (self._pending or self._unsent):
+            if pause_s:
+                await self._clock.sleep(pause_s)
+            if not (retry_s or self._pending or self._unsent):
                 await wait(self._clock, self._news, self._period_s / BEATS_PER_PERIOD)
             self._news = anyio.Event()
             try:
                 await self._send()
-                retry_s = 0.0
+                retry_s, pause_s = 0.0, BURST_GAP_S if self._is_burst() else 0.0
             except (UnavailableError, NotFoundError, ForbiddenError) as error:
-                retry_s = min(RETRY_MOST_S, max(RETRY_FIRST_S, retry_s * 2))
+                retry_s = pause_s = min(RETRY_MOST_S, max(RETRY_FIRST_S, retry_s * 2))
                 log.debug("report_lost", reason=str(error), retry_s=retry_s)
+
+    def _is_burst(self) -> bool:
+        on_their_way = (1 for said in self._said.values() if said.state.rank < TaskState.RUNNING.rank)
+        return sum(islice(on_their_way, BURST)) == BURST
 
     async def _send(self) -> None:
         tasks = dict(list(self._pending.items())[:MOST_TASKS])

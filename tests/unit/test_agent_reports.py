@@ -15,7 +15,7 @@ from nodeagent.client import Receipt, Report, read_object
 from nodeagent.engine.contract import LogLine
 from nodeagent.engine.fake import FakeEngine
 from nodeagent.engine.frames import FrameReader
-from nodeagent.reporter import MOST_TASKS, Reporter
+from nodeagent.reporter import BURST, BURST_GAP_S, MOST_TASKS, Reporter
 from nodeagent.tasks.images import UNREACHABLE_S, Images
 from shoal.api import codec, keys
 from shoal.api.errors import EngineError, UnavailableError
@@ -94,6 +94,27 @@ async def test_what_is_said_during_a_report_goes_together_newest_only() -> None:
         group.cancel_scope.cancel()
     assert [len(report.tasks) for report in desk.server.reports[:2]] == [1, 2]
     assert desk.server.told() == [("1", S.ACCEPTED), ("1", S.STARTING), ("2", S.ACCEPTED)]
+
+
+@pytest.mark.anyio
+async def test_while_many_tasks_are_on_their_way_reports_keep_a_distance() -> None:
+    desk = Desk()
+    async with anyio.create_task_group() as group:
+        group.start_soon(desk.reporter.run)
+        for slot in range(BURST):
+            desk.reporter.status(task_for(slot), TaskStatus(S.PREPARING))
+        await desk.clock.run_for(0)
+        assert len(desk.server.reports) == 1
+        for slot in range(BURST):
+            desk.reporter.status(task_for(slot), TaskStatus(S.RUNNING))
+            await desk.clock.run_for(0)
+        assert len(desk.server.reports) == 1
+        await desk.clock.run_for(BURST_GAP_S)
+        assert len(desk.server.reports) == 2
+        await desk.clock.run_for(1)
+        assert len(desk.server.reports) == 3, "the burst is over: beats as before"
+        group.cancel_scope.cancel()
+    assert len(desk.server.reports[1].tasks) == BURST
 
 
 @pytest.mark.anyio
