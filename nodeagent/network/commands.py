@@ -48,6 +48,10 @@ async def ensure_forwarding() -> None:
         await run(("iptables", "-w", "-I", "DOCKER-USER", *rule))
 
 
+async def delete_link(name: str) -> None:
+    await run(("ip", "link", "delete", name))
+
+
 def allow_loopback_clients(bridge: str) -> None:
     """Let 127.0.0.1 reach translated ports over a bridge."""
     _set(f"/proc/sys/net/ipv4/conf/{bridge}/route_localnet")

@@ -10,11 +10,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Interface
 
+from nodeagent.engine.contract import EngineNetwork
 from shoal.api.meta import Ref
 from shoal.api.objects import Attachment, Network
 
 BRIDGE_PREFIX = "shb-"
 """Every bridge of ours starts with it; interface names have at most 15 characters."""
+
+BRIDGE_OPTION = "com.docker.network.bridge.name"
 
 OURS = {"shoal.managed": "network"}
 """The label that every Docker network of ours carries."""
@@ -47,7 +50,7 @@ class DockerNetwork:
             "Internal": self.internal,
             "IPAM": {"Config": [{"Subnet": self.subnet, "Gateway": self.gateway}]},
             "Options": {
-                "com.docker.network.bridge.name": self.bridge,
+                BRIDGE_OPTION: self.bridge,
                 "com.docker.network.driver.mtu": str(OVERLAY_MTU),
             },
             "Labels": self.labels(),
@@ -75,6 +78,15 @@ def wanted(networks: Iterable[Network], attachments: Iterable[Attachment], node_
         for network in sorted(networks, key=lambda network: network.metadata.name)
         if network.metadata.uid in own
     )
+
+
+def abandoned(interfaces: Iterable[str], existing: Iterable[EngineNetwork]) -> tuple[str, ...]:
+    """Return bridges of ours that no network of the engine has any more: their routes would shadow the present ones.
+
+    An engine whose data was wiped forgets its networks, and the kernel keeps their bridges.
+    """
+    known = {network.options.get(BRIDGE_OPTION, "") for network in existing}
+    return tuple(sorted(name for name in interfaces if name.startswith(BRIDGE_PREFIX) and name not in known))
 
 
 def _make(network: Network, address: str) -> DockerNetwork:

@@ -18,7 +18,7 @@ import structlog
 from nodeagent.assignments import Assignments
 from nodeagent.engine.contract import Engine, EngineNetwork
 from nodeagent.network import commands, rules
-from nodeagent.network.docker_networks import OURS, DockerNetwork, docker_name, wanted
+from nodeagent.network.docker_networks import OURS, DockerNetwork, abandoned, docker_name, wanted
 from nodeagent.ports import ContainerNetwork, NetworkEndpoint
 from shoal.api.errors import EngineError
 from shoal.api.objects import Attachment, Backend, Network, ServiceEndpoint, Task
@@ -80,6 +80,9 @@ class NodeNetwork:
         if needed == self._bridges and self._picture is not None:
             return
         existing = await self._existing()
+        for bridge in abandoned(_interfaces(), existing.values()):
+            await commands.delete_link(bridge)
+            log.info("bridge_removed", bridge=bridge, reason="no network of the engine has it")
         for network in networks:
             await self._ensure_bridge(network, existing.get(network.name))
         if networks:
@@ -129,10 +132,10 @@ def _fits(network: DockerNetwork, existing: EngineNetwork) -> bool:
     return (
         network.subnet in existing.subnets
         and network.labels().items() <= existing.labels.items()
-        and _has_interface(network.bridge)
+        and network.bridge in _interfaces()
     )
 
 
-def _has_interface(name: str) -> bool:
+def _interfaces() -> frozenset[str]:
     """Asked of this network namespace: /sys may show another's."""
-    return any(found == name for _, found in socket.if_nameindex())
+    return frozenset(name for _, name in socket.if_nameindex())

@@ -1,0 +1,34 @@
+"""Which Docker networks a node needs for Shoal's, and which bridges are nobody's."""
+
+from __future__ import annotations
+
+from nodeagent.engine.contract import EngineNetwork
+from nodeagent.network.docker_networks import BRIDGE_OPTION, abandoned, wanted
+from shoal.api.meta import Meta, Ref
+from shoal.api.objects import Attachment, AttachmentSpec, Network, NetworkSpec
+
+INGRESS = Network(metadata=Meta(name="ingress", uid="net1"), spec=NetworkSpec(ingress=True))
+
+
+def attachment(node: str, address: str = "10.0.0.2/24", container: str = "") -> Attachment:
+    spec = AttachmentSpec(Ref("ingress", "net1"), Ref(node, node), container=container, address=address)
+    return Attachment(metadata=Meta(name=node), spec=spec)
+
+
+def test_a_network_exists_where_the_node_has_an_address_on_it() -> None:
+    (found,) = wanted([INGRESS], [attachment("n1"), attachment("n2", "10.0.0.3/24")], "n1")
+    assert (found.name, found.bridge, found.subnet, found.gateway) == (
+        "shoal-ingress",
+        "shb-net1",
+        "10.0.0.0/24",
+        "10.0.0.2",
+    )
+
+
+def test_another_node_s_or_a_container_s_address_makes_no_network() -> None:
+    assert wanted([INGRESS], [attachment("n2"), attachment("n1", container="c")], "n1") == ()
+
+
+def test_a_bridge_without_a_network_of_the_engine_is_abandoned() -> None:
+    known = EngineNetwork("id", "shoal-ingress", "bridge", {}, options={BRIDGE_OPTION: "shb-net1"})
+    assert abandoned(["lo", "eth0", "docker0", "shb-net1", "shb-old"], [known]) == ("shb-old",)
