@@ -187,10 +187,13 @@ def _start(state_dir: Path, run_dir: Path, arguments: list[str]) -> None:
         daemon = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
         )
+    deadline = time.monotonic() + UP_WITHIN_S
     while status_of(run_dir) is None:
         if daemon.poll() is not None:
             said = log.read_bytes()[said_from:].decode(errors="replace").strip()
             raise TerminalError(said.removeprefix("shoal: ") or f"the host daemon ended at once; see {log}")
+        if time.monotonic() > deadline:
+            raise UnavailableError(f"the host daemon does not answer on {run_dir}/host.sock; see {log}")
         time.sleep(LOOK_EVERY_S / 4)
 
 

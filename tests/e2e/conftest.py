@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.lab import Host, Lab, remove_folder
-from tests.support.lab import eventually as eventually_in_lab
-from tests.support.user import get
+from tests.support.onlookers import Bystander, clear, standing_by
 
 PROCESSES = ("host", "etcd", "apiserver", "replication", "rollout", "placement", "endpoint", "nodes", "nodeagent")
 _spare = count(21)
@@ -44,7 +43,7 @@ def host(lasting_host: Host, request: pytest.FixtureRequest) -> Iterator[Host]:
     yield lasting_host
     lasting_host.start_engine()
     lasting_host.up()
-    _tidy(lasting_host)
+    clear(lasting_host)
 
 
 @pytest.fixture
@@ -52,15 +51,34 @@ def steady_host(lasting_host: Host, request: pytest.FixtureRequest) -> Iterator[
     """Host 1, for tests that do no harm to processes: quicker than `host`, and without services as well."""
     request.node.lab_host = lasting_host
     yield lasting_host
-    _tidy(lasting_host)
+    clear(lasting_host)
 
 
-def _tidy(host: Host) -> None:
-    """Remove all services, and wait until their containers are gone."""
-    names = [found["metadata"]["name"] for found in get(host, "services")["items"]]
-    if names:
-        host.shoal(["delete", "service", *names]).ok()
-    eventually_in_lab(lambda: not host.docker("ps -q --no-trunc").ok().out, within=60)
+@pytest.fixture(scope="session")
+def lasting_rough_host(lab: Lab) -> Host:
+    """Host 2, for tests that kill and break things; made the first of a swarm once."""
+    found = lab.host(2)
+    found.on()
+    found.run("hack/images").ok()
+    found.up()
+    return found
+
+
+@pytest.fixture
+def rough_host(lasting_rough_host: Host, request: pytest.FixtureRequest) -> Host:
+    """Host 2, up; services stay as the last test of the module left them."""
+    lasting_rough_host.start_engine()
+    lasting_rough_host.up()
+    request.node.lab_host = lasting_rough_host
+    return lasting_rough_host
+
+
+@pytest.fixture(scope="module")
+def bystander(lasting_rough_host: Host) -> Iterator[Bystander]:
+    """A service on host 2 that none of the module's tests touches, watched all the time."""
+    with standing_by(lasting_rough_host) as found:
+        yield found
+    clear(lasting_rough_host)
 
 
 @pytest.fixture
