@@ -29,6 +29,7 @@ class Api:
     store: MemoryStore
     session: aiohttp.ClientSession
     socket: Path
+    runner: web.AppRunner
 
     async def call(self, method: str, path: str, body: Any = None, **options: Any) -> tuple[int, Any]:
         if body is not None and not isinstance(body, (bytes, io.IOBase)):
@@ -99,6 +100,6 @@ async def running_api(directory: Path, store: MemoryStore | None = None, **optio
         try:
             await web.UnixSite(runner, str(socket)).start()
             async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(socket), limit=0)) as session:
-                yield Api(server, store, session, socket)
+                yield Api(server, store, session, socket, runner)
         finally:
             await runner.cleanup()

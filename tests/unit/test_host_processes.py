@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -75,6 +76,21 @@ def test_the_agent_never_hears_of_etcd() -> None:
     assert not any("etcd" in argument for argument in table()["nodeagent"].argv)
 
 
+def test_a_workers_agent_speaks_to_every_manager_it_knows_with_its_own_certificate() -> None:
+    worker = msgspec.structs.replace(MANAGER, role=Role.WORKER, managers=("10.99.0.1:2377", "10.99.0.2:2377"))
+    (agent,) = processes_for(worker, PATHS, "unix:///d.sock")
+    options = list(pairwise(agent.argv))
+    assert [url for option, url in options if option == "--api"] == ["https://10.99.0.1:2377", "https://10.99.0.2:2377"]
+    assert ("--tls-ca", "/state/pki/node/ca.crt") in options
+    assert ("--tls-chain", "/state/pki/node/node.pem") in options
+
+
+def test_the_api_server_serves_other_hosts_as_this_manager() -> None:
+    argv = table()["apiserver"].argv
+    options = list(pairwise(argv))
+    assert {("--listen", "0.0.0.0:2377"), ("--node", "n1"), ("--advertise", "10.99.0.1")} <= set(options)
+
+
 def test_etcd_is_told_that_64_bit_arm_is_meant() -> None:
     assert table(machine="aarch64")["etcd"].environment == {"ETCD_UNSUPPORTED_ARCH": "arm64"}
     assert table(machine="x86_64")["etcd"].environment == {}
@@ -125,12 +141,13 @@ def test_a_process_that_fails_for_years_does_not_overflow() -> None:
         pytest.param((4379, 4380), "", id="the recorded ones"),
         pytest.param((2379, None), "--etcd-port", id="another client port"),
         pytest.param((None, 2380), "--etcd-peer-port", id="another peer port"),
+        pytest.param((None, None, 2379), "--api-port", id="another port for other hosts"),
     ],
 )
-def test_etcd_keeps_the_ports_it_was_born_with(asked: tuple[int | None, int | None], refused: str) -> None:
+def test_a_manager_keeps_the_ports_it_was_born_with(asked: tuple[int | None, ...], refused: str) -> None:
     options = Options(PATHS, "unix:///d.sock", "alpha", *asked)
     if not refused:
         refuse_other_ports(options, MANAGER)
         return
-    with pytest.raises(InvalidError, match=f"^{refused}: .* 43(79|80), found 23(79|80)"):
+    with pytest.raises(InvalidError, match=f"^{refused}: .* (4379|4380|2377), found 23(79|80)"):
         refuse_other_ports(options, MANAGER)

@@ -262,3 +262,16 @@ def test_tasks_that_ended_or_never_started_there_are_left_alone() -> None:
     hosts.picture.put(placed(hosts.nodes[2], state=TaskState.FAILED))
     hosts.picture.drop(hosts.nodes[2])
     assert hosts.picture.plan(KEY).actions == ()
+
+
+def test_a_node_whose_host_left_is_down_at_once_and_for_good() -> None:
+    hosts = Hosts()
+    hosts.run(2, beating=[0, 1, 2])
+    leaver = hosts.picture.all(Node)[1]
+    hosts.picture.put(replace(leaver, status=replace(leaver.status, left_at=hosts.clock.now())))
+    hosts.look()
+    assert hosts.states().count("down") == 1
+    hosts.run(5, beating=[0, 1, 2])
+    (gone,) = [node for node in hosts.picture.all(Node) if node.status.state is NodeState.DOWN]
+    assert gone.metadata.uid == leaver.metadata.uid
+    assert gone.status.message == "its host has left the swarm"
