@@ -17,6 +17,9 @@ def admit_node(old: o.Node | None, new: o.Node, view: View, uid: str) -> Admissi
     if old.spec.role is Role.MANAGER and new.spec.role is Role.WORKER and len(_managers(view)) <= 1:
         message = f"node {old.metadata.name} is the only manager and cannot become a worker"
         faults.append(Fault("spec.role", message))
+    if old.spec.role is Role.WORKER and new.spec.role is Role.MANAGER:
+        message = f"node {old.metadata.name} stays a worker: several managers are not available yet in this version"
+        faults.append(Fault("spec.role", message))
     if faults:
         return refuse(new, *faults)
     return replaced(old, updated(old, labels=new.metadata.labels, spec=new.spec))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import click
@@ -13,7 +14,7 @@ from shoal.cli.columns import at, head, row, sort_key
 from shoal.cli.get import Shown
 from shoal.cli.options import api_of, complete_nodes
 from shoal.cli.progress import PARTIAL
-from shoal.cli.text import as_json, table
+from shoal.cli.text import table
 
 
 @click.group()
@@ -45,13 +46,13 @@ def list_nodes(ctx: click.Context, quiet: bool, labels: str, output: str) -> Non
 @click.option("--pretty", is_flag=True, help="Tell it in words: the same as `shoal describe node`.")
 @click.pass_context
 def inspect(ctx: click.Context, names: tuple[str, ...], pretty: bool) -> None:
-    """Print all about nodes, as JSON."""
+    """Print all about nodes, as a list in JSON."""
     from shoal.cli.describe import lines_of
 
     async def work(client: Client) -> None:
         found = [await client.get(Node.PLURAL, name) for name in names]
         if not pretty:
-            click.echo(as_json(found))
+            click.echo(json.dumps(found, indent=2, ensure_ascii=False))
             return
         for obj in found:
             click.echo("\n".join(await lines_of(client, Node, at(obj, "metadata.uid"))))
