@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from apiserver.mirror import PORT_CLAIMS, REVISIONS_BY_SERVICE
+from apiserver.mirror import BY_OWNER, PORT_CLAIMS, REFERENCES_TO, REVISIONS_BY_SERVICE
+from apiserver.vault import NO_VAULT, Vault
 from shoal.api import codec
 from shoal.api import objects as o
 from shoal.api.errors import Fault
@@ -27,10 +28,14 @@ T = TypeVar("T", bound=o.Object)
 
 @dataclass(frozen=True)
 class View:
-    """The cache, and on top of it what the same request has already been admitted to write."""
+    """The cache, and on top of it what the same request has already been admitted to write.
+
+    `vault` seals what may not be stored in plain text.
+    """
 
     cache: Cache
     pending: Mapping[str, o.Object | None] = field(default_factory=dict)
+    vault: Vault = NO_VAULT
 
     def get(self, kind: type[T], key: str) -> T | None:
         if key in self.pending:
@@ -55,13 +60,28 @@ class View:
         stored = self.cache.by(REVISIONS_BY_SERVICE, service_uid).values()
         return [*stored, *(r for r in self.pending.values() if isinstance(r, o.Revision))]
 
+    def references_to(self, uid: str) -> list[o.Reference]:
+        """Return what holds an object, so that it cannot be deleted."""
+        return self._references(self.cache.by(REFERENCES_TO, uid), lambda one: one.to.uid == uid)
+
+    def references_of(self, owner_uid: str) -> list[o.Reference]:
+        """Return what a service holds."""
+        of_owner = self.cache.by(BY_OWNER[o.Reference], owner_uid)
+        return self._references(
+            of_owner, lambda one: one.metadata.owner is not None and one.metadata.owner.uid == owner_uid
+        )
+
+    def _references(self, stored: Mapping[str, o.Reference], fits: Callable[[o.Reference], bool]) -> list[o.Reference]:
+        kept = [one for key, one in stored.items() if key not in self.pending]
+        return kept + [one for one in self.pending.values() if isinstance(one, o.Reference) and fits(one)]
+
     def after(self, steps: Iterable[Step]) -> View:
         """Return the view as it will be once these steps are written."""
         pending = dict(self.pending)
         for step in steps:
             obj = step.new if isinstance(step, Replace) else step.obj
             pending[key_of(obj)] = None if isinstance(step, Remove) else obj
-        return View(self.cache, pending)
+        return View(self.cache, pending, self.vault)
 
 
 @dataclass(frozen=True)

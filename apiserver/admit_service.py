@@ -1,7 +1,8 @@
 """Admission of services. Pure.
 
-One transaction holds the service, its Revision if the template is new, and its claims on published ports. So etcd
-itself refuses a second holder of a port, and no controller sees a service without its revision.
+One transaction holds the service, its Revision if the template is new, its claims on published ports and its
+References to secrets and configs. So etcd itself refuses a second holder of a port and the deletion of what is in
+use, and no controller sees a service without its revision.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from apiserver import references
 from apiserver.admission import Admission, View, identity_faults, refuse, replaced, updated
 from shoal.api import codec, keys
 from shoal.api import objects as o
@@ -40,6 +42,8 @@ def template_hash(template: TaskTemplate) -> str:
 def admit_service(old: o.Service | None, new: o.Service, view: View, uid: str) -> Admission:
     """Decide what writing a service means; `uid` is the one it gets if it is new."""
     spec, faults = _resolved(new.spec, view)
+    spec, file_faults = references.resolved(spec, view)
+    faults += file_faults
     ref = Ref(new.metadata.name, old.metadata.uid if old else uid)
     if old is not None:
         ref = Ref(old.metadata.name, old.metadata.uid)
@@ -55,21 +59,23 @@ def admit_service(old: o.Service | None, new: o.Service, view: View, uid: str) -
 
 
 def admit_service_delete(old: o.Service, view: View, forced: bool) -> Admission:
-    """The object goes at once, its name and ports with it; its tasks follow in their own time."""
+    """The object goes at once, its name, ports and references with it; its tasks follow in their own time."""
     ref = Ref(old.metadata.name, old.metadata.uid)
     claims = [claim for key in _claim_keys(old.spec, ref) if (claim := view.get(o.Claim, key)) and _is_own(claim, ref)]
-    return Admission(old, (Remove(old), *(Remove(claim) for claim in claims)))
+    return Admission(old, (Remove(old), *map(Remove, claims), *map(Remove, view.references_of(ref.uid))))
 
 
 def _created(new: o.Service, spec: o.ServiceSpec, ref: Ref, view: View) -> Admission:
     revision, revision_steps, _ = _revision(None, spec, ref, view)
-    claim_steps, compares = _claims(None, spec, ref, view)
+    claim_steps, claim_compares = _claims(None, spec, ref, view)
+    use_steps, use_compares = references.held(spec, ref, view)
     obj = o.Service(
         metadata=Meta(name=ref.name, uid=ref.uid, labels=new.metadata.labels),
         spec=spec,
         status=o.ServiceStatus(revision=revision.hash, revision_number=revision.number),
     )
-    return Admission(obj, (Create(obj), *revision_steps, *claim_steps), compares)
+    steps = (Create(obj), *revision_steps, *claim_steps, *use_steps)
+    return Admission(obj, steps, (*claim_compares, *use_compares))
 
 
 def _configured(old: o.Service, new: o.Service, spec: o.ServiceSpec, ref: Ref, view: View) -> Admission:
@@ -77,6 +83,7 @@ def _configured(old: o.Service, new: o.Service, spec: o.ServiceSpec, ref: Ref, v
         return replaced(old, updated(old, labels=new.metadata.labels))
     revision, revision_steps, revision_compares = _revision(old, spec, ref, view)
     claim_steps, claim_compares = _claims(old.spec, spec, ref, view)
+    use_steps, use_compares = references.held(spec, ref, view)
     status = msgspec.structs.replace(
         old.status,
         revision=revision.hash,
@@ -85,7 +92,8 @@ def _configured(old: o.Service, new: o.Service, spec: o.ServiceSpec, ref: Ref, v
         job_iteration=old.status.job_iteration + spec.mode.is_job,
     )
     wanted = updated(old, labels=new.metadata.labels, spec=spec, status=status)
-    return replaced(old, wanted, (*revision_steps, *claim_steps), (*revision_compares, *claim_compares))
+    steps = (*revision_steps, *claim_steps, *use_steps)
+    return replaced(old, wanted, steps, (*revision_compares, *claim_compares, *use_compares))
 
 
 def _mode_faults(old: o.ServiceSpec, new: o.ServiceSpec) -> list[Fault]:

@@ -18,6 +18,7 @@ from apiserver.objects import json_response, stream
 from apiserver.presence import Presences
 from apiserver.requests import Outbox, Requests
 from apiserver.statuses import merge_statuses
+from apiserver.vault import SEALED, Vault
 from apiserver.writes import Writes
 from shoal.api import codec, keys
 from shoal.api import objects as o
@@ -66,10 +67,11 @@ class Agents:
         presences: Presences,
         requests: Requests,
         recorder: Recorder,
+        vault: Vault,
         bookmark_s: float = BOOKMARK_S,
     ) -> None:
         self._mirror, self._writer, self._writes, self._presences = mirror, writer, writes, presences
-        self._requests, self._recorder, self._bookmark_s = requests, recorder, bookmark_s
+        self._requests, self._recorder, self._vault, self._bookmark_s = requests, recorder, vault, bookmark_s
         self._pictures = Pictures()
         self._streams: dict[Picture, Outbox] = {}
         self._managers: tuple[str, ...] = ()
@@ -97,7 +99,7 @@ class Agents:
         try:
             hello = self._hello_for(node, is_local)
             yield wire.encode(hello) + b"\n"
-            found = [self._body(key) for key in picture.complete(self._mirror.cache)]
+            found = self._bodies(picture.complete(self._mirror.cache))
             yield b'{"type":"complete","revision":%d,"objects":[%b]}\n' % (self._version(), b",".join(found))
             while True:
                 if not picture.is_behind and not outbox.lines:
@@ -122,20 +124,31 @@ class Agents:
         moved = picture.backends_moved
         put, delete = picture.take(self._mirror.cache)
         if put or delete:
-            bodies = b",".join(self._body(key) for key in put)
+            bodies = b",".join(self._bodies(put))
             gone = wire.encode(delete)
             return b'{"type":"update","revision":%d,"put":[%b],"delete":%b}\n' % (self._version(), bodies, gone)
         if moved or is_idle:
             return b'{"type":"bookmark","revision":%d}\n' % self._version()
         return b""
 
+    def _bodies(self, told: Sequence[str]) -> list[bytes]:
+        """Return objects as agents get them; a secret that cannot be opened is left out, and its tasks are refused."""
+        return [body for key in told if (body := self._body(key))]
+
     def _body(self, key: str) -> bytes:
-        if key != keys.CLUSTER:
+        obj = self._mirror.read(key)
+        assert obj is not None
+        if isinstance(obj, SEALED):
+            try:
+                obj = self._vault.opened(obj)
+            except ValueError as error:
+                log.error("secret_not_opened", key=key, reason=str(error))
+                return b""
+        elif isinstance(obj, o.Cluster):
+            obj = for_agents(obj)
+        else:
             return self._mirror.bytes_of(key)
-        cluster = self._mirror.cache.get(o.Cluster, key)
-        assert cluster is not None
-        version = self._mirror.version(cluster.metadata.resource_version)
-        return wire.spliced(codec.encode(for_agents(cluster)), version)
+        return wire.spliced(codec.encode(obj), self._mirror.version(obj.metadata.resource_version))
 
     def _version(self) -> int:
         return self._mirror.version(self._mirror.revision)

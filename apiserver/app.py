@@ -28,6 +28,7 @@ from apiserver.objects import MAX_BODY, Objects, error_response, json_response
 from apiserver.openapi import document
 from apiserver.presence import Presences
 from apiserver.requests import Requests
+from apiserver.vault import Vault
 from apiserver.watches import Hub
 from apiserver.writes import Writes, fresh_uid
 from shoal.api import keys
@@ -62,7 +63,8 @@ class Server:
         self.mirror, self.hub = Mirror(), Hub()
         self.joined = Joined(self.mirror)
         self.writer = Writer(store, API, clock)
-        self.writes = Writes(self.mirror, self.writer)
+        self.vault = Vault(cluster_key)
+        self.writes = Writes(self.mirror, self.writer, self.vault)
         self.membership = Membership(self.mirror, self.writes, clock, cluster_key)
         self.connections = Connections(self.membership, lambda: clock.now().timestamp())
         self.objects = Objects(self.mirror, self.hub, self.joined, self.writes, bookmark_s)
@@ -70,7 +72,7 @@ class Server:
         self.recorder = Recorder(store, API, clock)
         self.presences = Presences(fresh_uid(), store, clock, lambda: self.agents.period_s())
         self.agents = Agents(
-            self.mirror, self.writer, self.writes, self.presences, self.requests, self.recorder, bookmark_s
+            self.mirror, self.writer, self.writes, self.presences, self.requests, self.recorder, self.vault, bookmark_s
         )
         self.logs = Logs(self.mirror, self.hub, self.requests)
         self.metrics = Metrics(self.mirror, self.hub, registry)
@@ -102,7 +104,8 @@ async def serving(
 ) -> AsyncIterator[Server]:
     """Run a server's background work and yield it; its app is ready to be bound to a socket.
 
-    Requests that come before the store was read wait for that. `registry` None = one of its own.
+    `cluster_key` seals secrets; `registry` None = one of its own. Requests that come before the store was read wait
+    for that.
     """
     server = Server(store, clock or SystemClock(), cluster_key=cluster_key, bookmark_s=bookmark_s, registry=registry)
     async with anyio.create_task_group() as tasks:

@@ -1,6 +1,7 @@
 """What a node is told: which objects belong to it, and what changes in that. Pure.
 
     itself · the cluster's defaults · its own tasks · the networks its live tasks use, and the ingress network
+    the secrets and configs that its tasks use which are wanted alive and have not ended
     every attachment, endpoint and backend of those networks · the endpoint and backends of each published service
     the backends of its own tasks
 
@@ -30,10 +31,12 @@ from shoal.api import objects as o
 from shoal.machinery.cache import Cache, Change, Index
 
 _ORDERED: Final[tuple[type[o.Object], ...]] = (
-    o.Cluster, o.Node, o.Network, o.Attachment, o.ServiceEndpoint, o.Backend, o.Task,
+    o.Cluster, o.Node, o.Secret, o.Config, o.Network, o.Attachment, o.ServiceEndpoint, o.Backend, o.Task,
 )  # fmt: skip
 _ORDER: Final = {kind: at for at, kind in enumerate(_ORDERED)}
 """What a task needs comes before it."""
+
+_FILES: Final = (o.Secret, o.Config)
 
 _BY_NETWORK: Final[tuple[Index[Any], ...]] = (ATTACHMENTS_BY_NETWORK, ENDPOINTS_BY_NETWORK, BACKENDS_BY_NETWORK)
 
@@ -65,9 +68,37 @@ def _uses(task: o.Task) -> set[str]:
     }
 
 
+def files_of(cache: Cache, node_uid: str) -> frozenset[str]:
+    """Return the keys of the secrets and configs a node needs now; another of the same name is not the one meant."""
+    needs = (_live_files(task, node_uid) for task in cache.by(TASKS_BY_NODE, node_uid).values())
+    return frozenset(key for need in needs for key, uid in need if _uid_at(cache, key) == uid)
+
+
+def _live_files(obj: o.Object | None, node_uid: str) -> frozenset[tuple[str, str]]:
+    """Return (key, uid) of what a task needs as files: nothing if it is to end, has ended, or is another node's."""
+    if not isinstance(obj, o.Task) or obj.spec.node is None or obj.spec.node.uid != node_uid:
+        return _NONE
+    template = obj.spec.template
+    if not (template.secrets or template.configs) or obj.spec.evicted:
+        return _NONE
+    if not obj.spec.desired_state.is_live or obj.status.state.is_terminal:
+        return _NONE
+    secrets = ((keys.prefix_of(o.Secret) + use.source, use.uid) for use in template.secrets)
+    return frozenset((*secrets, *((keys.prefix_of(o.Config) + use.source, use.uid) for use in template.configs)))
+
+
+_NONE: Final[frozenset[tuple[str, str]]] = frozenset()
+
+
+def _uid_at(cache: Cache, key: str) -> str:
+    kind = keys.kind_at(key)
+    found = cache.get(kind, key) if kind is not None else None
+    return found.metadata.uid if found is not None else ""
+
+
 def wanted(cache: Cache, node_uid: str, networks: frozenset[str]) -> set[str]:
     """Return the keys of everything a node is told."""
-    found: set[str] = {keys.CLUSTER, keys.node(node_uid)}
+    found: set[str] = {keys.CLUSTER, keys.node(node_uid)} | files_of(cache, node_uid)
     found |= cache.by(TASKS_BY_NODE, node_uid).keys() | cache.by(BACKENDS_BY_NODE, node_uid).keys()
     found |= {key for key, network in cache.all(o.Network).items() if network.metadata.uid in networks}
     for uid in networks:
@@ -78,7 +109,7 @@ def wanted(cache: Cache, node_uid: str, networks: frozenset[str]) -> set[str]:
     return {key for key in found if (kind := keys.kind_at(key)) is not None and cache.get(kind, key) is not None}
 
 
-def is_wanted(cache: Cache, node_uid: str, networks: frozenset[str], obj: o.Object) -> bool:
+def is_wanted(cache: Cache, node_uid: str, networks: frozenset[str], files: frozenset[str], obj: o.Object) -> bool:
     """Whether a node is told of one object: `wanted`, asked about one."""
     match obj:
         case o.Cluster():
@@ -87,6 +118,8 @@ def is_wanted(cache: Cache, node_uid: str, networks: frozenset[str], obj: o.Obje
             return obj.metadata.uid == node_uid
         case o.Task():
             return obj.spec.node is not None and obj.spec.node.uid == node_uid
+        case o.Secret() | o.Config():
+            return keys.key_of(obj) in files
         case o.Network():
             return obj.metadata.uid in networks
         case o.Attachment():
@@ -116,18 +149,19 @@ class Picture:
     def __init__(self, node_uid: str) -> None:
         self.node_uid = node_uid
         self.networks: frozenset[str] = frozenset()
+        self.files: frozenset[str] = frozenset()
         self._sent: dict[str, int] = {}
         self._pending: set[str] = set()
-        self._tasks_moved = self._all_over = False
+        self._tasks_moved = self._files_moved = self._all_over = False
         self.backends_moved = False
         """Some backend changed, here or elsewhere: the node must say how far it is, even if it is told nothing."""
 
     def complete(self, cache: Cache) -> list[str]:
         """Return the keys of one complete set, dependencies first."""
-        self.networks = networks_of(cache, self.node_uid)
+        self.networks, self.files = networks_of(cache, self.node_uid), files_of(cache, self.node_uid)
         self._sent = {key: _version(cache, key) for key in wanted(cache, self.node_uid, self.networks)}
         self._pending.clear()
-        self._tasks_moved = self._all_over = self.backends_moved = False
+        self._tasks_moved = self._files_moved = self._all_over = self.backends_moved = False
         return sent_first(self._sent)
 
     def offer(self, change: Change) -> None:
@@ -136,6 +170,7 @@ class Picture:
         if kind is o.Task:
             before, after = _live_uses(change.old, self.node_uid), _live_uses(change.new, self.node_uid)
             self._tasks_moved |= not before <= after or not after <= self.networks
+            self._files_moved |= _live_files(change.old, self.node_uid) != _live_files(change.new, self.node_uid)
         elif kind is o.Network:
             self._all_over = True
         elif kind is o.Backend:
@@ -150,6 +185,10 @@ class Picture:
 
     def take(self, cache: Cache) -> tuple[list[str], list[str]]:
         """Return what to put, dependencies first, and what to delete, dependencies last."""
+        if self._files_moved:
+            files = files_of(cache, self.node_uid)
+            self._pending |= files ^ self.files
+            self.files = files
         if self._tasks_moved or self._all_over:
             networks = networks_of(cache, self.node_uid)
             if self._all_over or networks != self.networks:
@@ -159,14 +198,14 @@ class Picture:
         for key in self._pending:
             kind = keys.kind_at(key)
             obj = cache.get(kind, key) if kind is not None else None
-            if obj is not None and is_wanted(cache, self.node_uid, self.networks, obj):
+            if obj is not None and is_wanted(cache, self.node_uid, self.networks, self.files, obj):
                 if self._sent.get(key) != obj.metadata.resource_version:
                     put.append(key)
                     self._sent[key] = obj.metadata.resource_version
             elif self._sent.pop(key, None) is not None:
                 delete.append(key)
         self._pending.clear()
-        self._tasks_moved = self._all_over = self.backends_moved = False
+        self._tasks_moved = self._files_moved = self._all_over = self.backends_moved = False
         return sent_first(put), sent_first(delete)[::-1]
 
 
@@ -216,6 +255,8 @@ class Pictures:
         if kind is o.Node:
             obj = change.new if change.new is not None else change.old
             return self._by_node.get(obj.metadata.uid, []) if obj is not None else []
+        if kind in _FILES:
+            return [p for pictures in self._by_node.values() for p in pictures if change.key in p.files]
         if kind in _ORDER:
             return [picture for pictures in self._by_node.values() for picture in pictures]
         return []

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from apiserver.merge import merged
+from apiserver.vault import shown
 from shoal.api import codec
 from shoal.api import objects as o
 from shoal.api.errors import Fault, InvalidError
@@ -57,7 +58,7 @@ def patched(stored: o.Object, patch: Any) -> Any:
     """Return the stored object as plain data with a merge patch applied."""
     if not isinstance(patch, Mapping):
         raise InvalidError("the body is not a JSON object; expected a merge patch")
-    plain = codec.to_builtins(stored)
+    plain = codec.to_builtins(shown(stored))
     plain["metadata"].pop("resourceVersion", None)
     try:
         return merged(plain, patch)

@@ -8,6 +8,7 @@ from typing import Final
 from msgspec import Struct
 
 from apiserver.admission import Admit, AdmitDelete
+from apiserver.admit_file import admit_file, admit_file_delete
 from apiserver.admit_node import admit_cluster, admit_cluster_delete, admit_node, admit_node_delete
 from apiserver.admit_service import admit_service, admit_service_delete
 from shoal.api import objects as o
@@ -32,6 +33,8 @@ class Rules(Struct, frozen=True):
 
 WRITABLE: Final[Mapping[type[o.Object], Rules]] = {
     o.Service: Rules(admit_service, admit_service_delete),
+    o.Secret: Rules(admit_file, admit_file_delete),
+    o.Config: Rules(admit_file, admit_file_delete),
     o.Node: Rules(admit_node, admit_node_delete),
     o.Cluster: Rules(admit_cluster, admit_cluster_delete),
 }

@@ -11,6 +11,8 @@ from typing import Any
 import anyio
 
 from apiserver import wire
+from apiserver.vault import SEALED, shown
+from shoal.api import codec
 from shoal.api import objects as o
 from shoal.api.errors import ConflictError, UnavailableError
 from shoal.api.keys import CLUSTER, kind_at
@@ -37,6 +39,7 @@ ENDPOINTS_BY_NETWORK = Index(o.ServiceEndpoint, lambda endpoint: tuple(vip.netwo
 BACKENDS_BY_NODE = Index(o.Backend, lambda backend: (backend.spec.node.uid,))
 PUBLISHED_ENDPOINTS = Index(o.ServiceEndpoint, lambda endpoint: ("",) if endpoint.spec.ports else ())
 INGRESS_NETWORKS = Index(o.Network, lambda network: ("",) if network.spec.ingress else ())
+REFERENCES_TO = Index(o.Reference, lambda reference: (reference.to.uid,))
 PORT_CLAIMS = Index(o.Claim, _port)
 """`tcp/8080` → the claims on it."""
 
@@ -51,7 +54,7 @@ NODES_BY_NAME = Index(o.Node, lambda node: (node.metadata.name,))
 INDEXES: tuple[Index[Any], ...] = (
     TASKS_BY_NODE, TASKS_BY_SERVICE, TASKS_BY_SERVICE_NAME, REVISIONS_BY_SERVICE, BACKENDS_BY_SERVICE,
     BACKENDS_BY_NODE, PUBLISHED_ENDPOINTS, INGRESS_NETWORKS, BACKENDS_BY_NETWORK,
-    ATTACHMENTS_BY_NETWORK, ENDPOINTS_BY_NETWORK, PORT_CLAIMS, NODES_BY_NAME,
+    ATTACHMENTS_BY_NETWORK, ENDPOINTS_BY_NETWORK, REFERENCES_TO, PORT_CLAIMS, NODES_BY_NAME,
     *BY_UID.values(), *BY_OWNER.values(),
 )  # fmt: skip
 
@@ -123,7 +126,10 @@ class Mirror:
         if found is None:
             obj = self.read(key)
             assert obj is not None
-            found = self._wires[key] = wire.spliced(self._raw.pop(key), self.version(obj.metadata.resource_version))
+            raw = self._raw.pop(key)
+            if isinstance(obj, SEALED):
+                raw = codec.encode(shown(obj))
+            found = self._wires[key] = wire.spliced(raw, self.version(obj.metadata.resource_version))
         return found
 
     def changed(self, changes: Sequence[Change]) -> None:

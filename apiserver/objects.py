@@ -18,6 +18,7 @@ from apiserver.joined import Joined
 from apiserver.lookup import find
 from apiserver.mirror import FIELD_INDEXES, Mirror
 from apiserver.selectors import Selector, Term, parse_for
+from apiserver.vault import shown
 from apiserver.watches import Hub, Record
 from apiserver.writes import Writes, fresh_uid
 from shoal.api import codec, keys
@@ -33,8 +34,8 @@ from shoal.api.errors import (
 )
 from shoal.machinery.cache import Cache, Change
 
-MAX_BODY: Final = 1 << 20
-"""Bytes of a request's body; etcd takes no larger transaction."""
+MAX_BODY: Final = 4 << 20
+"""Bytes of a request's body: room for a stack with two of the largest configs, in base64."""
 
 RESULT: Final = "Shoal-Result"
 """The header that says what a write came to: created, configured, unchanged."""
@@ -217,12 +218,12 @@ class Objects:
     # --- Apply -------------------------------------------------------------------------------------------------
 
     async def apply(self, request: web.Request) -> web.StreamResponse:
-        """Validate all, then write all; nothing is written unless everything is valid."""
+        """Validate all, then write all, services last; nothing is written unless everything is valid."""
         incoming.only(request.query, "dryRun")
-        wanted = _wanted(incoming.json_from(await request.read()))
+        wanted = sorted(_wanted(incoming.json_from(await request.read())), key=lambda obj: isinstance(obj, o.Service))
         dry_run = incoming.flag(request.query, "dryRun")
         uids = [fresh_uid() for _ in wanted]
-        admissions = self._admitted(View(await self._mirror.fresh()), wanted, uids)
+        admissions = self._admitted(self._writes.view(await self._mirror.fresh()), wanted, uids)
         if dry_run:
             return json_response(msgspec.json.encode({"results": [self._would(one) for one in admissions]}))
         results = []
@@ -267,7 +268,7 @@ class Objects:
 
 
 def _plain(obj: o.Object) -> dict[str, Any]:
-    plain: dict[str, Any] = codec.to_builtins(obj)
+    plain: dict[str, Any] = codec.to_builtins(shown(obj))
     return plain
 
 

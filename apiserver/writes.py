@@ -11,10 +11,12 @@ import structlog
 
 from apiserver.admission import Admission, View
 from apiserver.mirror import Mirror
+from apiserver.vault import Vault
 from shoal.api import objects as o
 from shoal.api.errors import ConflictError, InvalidError
 from shoal.api.keys import key_of
 from shoal.api.meta import uid_from
+from shoal.machinery.cache import Cache
 from shoal.machinery.controller import Action
 from shoal.machinery.writer import Writer
 
@@ -48,8 +50,12 @@ def fresh_uid() -> str:
 class Writes:
     """Writes admissions through the server's writer and waits until the mirror shows them."""
 
-    def __init__(self, mirror: Mirror, writer: Writer) -> None:
-        self._mirror, self._writer = mirror, writer
+    def __init__(self, mirror: Mirror, writer: Writer, vault: Vault) -> None:
+        self._mirror, self._writer, self._vault = mirror, writer, vault
+
+    def view(self, cache: Cache) -> View:
+        """Return what an admission looks at."""
+        return View(cache, vault=self._vault)
 
     async def write(self, admit: Callable[[View], Admission], *, dry_run: bool = False) -> Written:
         """Admit and write one object. After a conflict it is admitted again, from what is true by then.
@@ -59,7 +65,7 @@ class Writes:
         for attempt in range(ATTEMPTS):
             cache = await self._mirror.fresh()
             seen = cache.revision
-            admission = admit(View(cache))
+            admission = admit(self.view(cache))
             if admission.faults:
                 raise InvalidError(admission.faults)
             if dry_run or not admission.steps:

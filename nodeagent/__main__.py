@@ -40,7 +40,9 @@ log = structlog.get_logger()
 @click.option("--node", "node_uid", required=True, help="This node's uid.")
 @click.option("--docker", default="unix:///var/run/docker.sock", show_default=True, help="The Docker engine.")
 @click.option("--state-dir", type=_FOLDER, default="/var/lib/shoal", show_default=True, help="What must outlive us.")
-@click.option("--run-dir", type=_FOLDER, default="/run/shoal", show_default=True, help="Sockets.")
+@click.option(
+    "--run-dir", type=_FOLDER, default="/run/shoal", show_default=True, help="Sockets, and tasks' secrets in memory."
+)
 @click.option("--address", default="", help="This node's address, as its peers reach it.")
 @process_options
 def main(
@@ -59,11 +61,17 @@ def main(
     tls = NodeTls(tls_ca, tls_chain) if tls_ca is not None and tls_chain is not None else None
     if tls is None and any(url.startswith("https://") for url in apis):
         raise click.UsageError("an https:// API server needs --tls-ca and --tls-chain")
-    sys.exit(run_process("nodeagent", make_serve(apis, node_uid, docker, state_dir, address, tls), process))
+    sys.exit(run_process("nodeagent", make_serve(apis, node_uid, docker, state_dir, run_dir, address, tls), process))
 
 
 def make_serve(
-    apis: tuple[str, ...], node_uid: str, docker: str, state_dir: Path, address: str, tls: NodeTls | None = None
+    apis: tuple[str, ...],
+    node_uid: str,
+    docker: str,
+    state_dir: Path,
+    run_dir: Path,
+    address: str,
+    tls: NodeTls | None = None,
 ) -> Callable[[Health], Awaitable[None]]:
     """Return what the process does. An engine or an API server that does not answer is waited for.
 
@@ -81,6 +89,7 @@ def make_serve(
                 api=api,
                 clock=SystemClock(),
                 state_dir=state_dir,
+                run_dir=run_dir,
                 address=address,
             )
             health.not_ready = lambda: "; ".join(agent.troubles())

@@ -25,6 +25,7 @@ from nodeagent.answers import Answers
 from nodeagent.assignments import Assignments
 from nodeagent.client import ApiClient, Message
 from nodeagent.engine.contract import Engine
+from nodeagent.mounts.files import TaskFiles
 from nodeagent.ports import NetworkPort
 from nodeagent.reporter import Reporter
 from nodeagent.tasks.container import NODE_LABEL, Identity
@@ -67,15 +68,18 @@ class Agent:
         api: ApiClient,
         clock: Clock,
         state_dir: Path,
+        run_dir: Path,
         address: str = "",
     ) -> None:
         self._node_uid, self._engine, self._network, self._api, self._clock = node_uid, engine, network, api, clock
         self._folder = state_dir / "agent"
+        self._files = TaskFiles(run_dir / "files")
         self._reporter = Reporter(api, clock, address)
         self._crew = Crew(
             Tools(
                 engine=engine,
                 network=network,
+                files=self._files,
                 images=Images(engine),
                 clock=clock,
                 identity=Identity("", node_uid),
@@ -246,6 +250,7 @@ class Agent:
             turn += 1
 
     async def _clean_up(self) -> None:
+        await self._files.sweep(self._crew.workers.keys())
         try:
             await self._network.cleanup()
         except (EngineError, DataplaneError) as error:

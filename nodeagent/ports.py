@@ -1,12 +1,14 @@
-"""What the agent's task side and its network side ask of each other."""
+"""What the agent's task side asks of its network and of its files, and they of it."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Protocol
 
 from msgspec import Struct
 
 from nodeagent.assignments import Assignments
+from nodeagent.tasks.expand import NodeFacts
 from shoal.api.objects import Task
 
 
@@ -50,3 +52,29 @@ class NetworkPort(Protocol):
 
     async def cleanup(self) -> None:
         """Remove the networks that no task assigned here uses any more."""
+
+
+class BoundFile(Struct, frozen=True):
+    """A file of the host that a container sees, read-only, at `target`."""
+
+    source: str
+    target: str
+
+
+class FilesPort(Protocol):
+    """The secrets and configs of this node's tasks, as files. Every call may be repeated after a crash."""
+
+    def offer(self, assignments: Assignments) -> None:
+        """Take what has come with the assignments, and forget what has gone with them."""
+
+    async def prepare(self, task: Task, node: NodeFacts) -> tuple[BoundFile, ...]:
+        """Write a task's files and return where they are.
+
+        TerminalError if one did not come or its template cannot be filled in, DataplaneError if it cannot be written.
+        """
+
+    async def wipe(self, task_uid: str) -> None:
+        """Remove a task's files, if it has any: its container has ended."""
+
+    async def sweep(self, keep: Collection[str]) -> None:
+        """Remove the files of all tasks but these."""

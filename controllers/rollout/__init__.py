@@ -1,8 +1,8 @@
 """The rollout controller: when each slot of a service may run its newest revision.
 
 Reconciles: a service, by its uid.
-Owns: the service's Rollout; collects Revisions, which the API server writes.
-Watches: services, revisions, slots, tasks.
+Owns: the service's Rollout; collects Revisions and References, which the API server writes.
+Watches: services, revisions, references, slots, tasks.
 Writes: the Rollout's status, one compare-and-swap per pass. It never touches a task.
 Source: SwarmKit's manager/orchestrator/update.
 """
@@ -15,13 +15,14 @@ from typing import Final
 from controllers.rollout.plan import plan
 from controllers.rollout.view import View
 from shoal.api import keys
-from shoal.api.objects import Node, Revision, Rollout, Service, Slot, Task
+from shoal.api.objects import Node, Reference, Revision, Rollout, Service, Slot, Task
 from shoal.machinery.cache import Cache, Index
 from shoal.machinery.controller import Controller
 
 SERVICES: Final = Index(Service, lambda service: (service.metadata.uid,))
 REVISIONS: Final = Index(Revision, lambda revision: (revision.spec.service.uid,))
 ROLLOUTS: Final = Index(Rollout, lambda rollout: (rollout.status.service.uid,))
+REFERENCES: Final = Index(Reference, lambda one: (one.metadata.owner.uid,) if one.metadata.owner else ())
 SLOTS: Final = Index(Slot, lambda slot: (slot.spec.service.uid,))
 TASKS: Final = Index(Task, lambda task: (task.spec.service.uid,))
 ON_NODE: Final = Index(Task, lambda task: (task.spec.node.uid,) if task.spec.node else ())
@@ -32,10 +33,13 @@ def observe(key: str, cache: Cache) -> View | None:
     service = next(iter(cache.by(SERVICES, key).values()), None)
     rollout = next(iter(cache.by(ROLLOUTS, key).values()), None)
     revisions = tuple(cache.sorted_by(REVISIONS, key))
+    references = tuple(cache.sorted_by(REFERENCES, key))
     if service is None:
-        refs = [revision.spec.service for revision in revisions] + ([rollout.status.service] if rollout else [])
-        is_known_gone = refs and not any(cache.is_unreadable(keys.service(ref.name)) for ref in refs)
-        return View(None, rollout, revisions) if is_known_gone else None
+        names = {revision.spec.service.name for revision in revisions}
+        names |= {rollout.status.service.name} if rollout else set()
+        names |= {reference.metadata.owner.name for reference in references if reference.metadata.owner}
+        is_known_gone = names and not any(cache.is_unreadable(keys.service(name)) for name in names)
+        return View(None, rollout, revisions, references=references) if is_known_gone else None
     tasks = tuple(cache.sorted_by(TASKS, key))
     nodes = (cache.get(Node, keys.node(uid)) for uid in {task.spec.node.uid for task in tasks if task.spec.node})
     return View(
@@ -45,6 +49,7 @@ def observe(key: str, cache: Cache) -> View | None:
         slots={slot.spec.slot: slot for slot in cache.sorted_by(SLOTS, key)},
         tasks=tasks,
         nodes={node.metadata.uid: node for node in nodes if node is not None},
+        references=references,
     )
 
 
@@ -59,12 +64,13 @@ CONTROLLER: Final = Controller(
         Service: lambda service: (service.metadata.uid,),
         Rollout: lambda rollout: (rollout.status.service.uid,),
         Revision: lambda revision: (revision.spec.service.uid,),
+        Reference: lambda one: (one.metadata.owner.uid,) if one.metadata.owner else (),
         Slot: lambda slot: (slot.spec.service.uid,),
         Task: lambda task: (task.spec.service.uid,),
     },
     reaches={Node: services_on},
     observe=observe,
     plan=plan,
-    indexes=(SERVICES, REVISIONS, ROLLOUTS, SLOTS, TASKS, ON_NODE),
+    indexes=(SERVICES, REVISIONS, ROLLOUTS, REFERENCES, SLOTS, TASKS, ON_NODE),
     coalesce_s=0.02,
 )

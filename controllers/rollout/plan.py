@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from controllers.rollout.references import release
 from controllers.rollout.view import View
 from shoal.api.meta import Meta, Owner, Ref, derived_uid
 from shoal.api.objects import Rollout, RolloutStatus
@@ -31,7 +32,7 @@ def plan(view: View, now: datetime) -> Plan:
         return Plan(tuple(_collect_all(view)), independent=True)
     before = view.rollout.status if view.rollout is not None else _first(view)
     after = _advance(view, before, now)
-    return Plan((*_write(view, before, after), *_collect(view, after)), independent=True)
+    return Plan((*release(view, after), *_write(view, before, after), *_collect(view, after)), independent=True)
 
 
 def _advance(view: View, status: RolloutStatus, now: datetime) -> RolloutStatus:
@@ -126,5 +127,5 @@ def _collect_all(view: View) -> Iterator[Action]:
     """Forget what a deleted service has left."""
     if view.rollout is not None:
         yield Action("ServiceDeleted", (Remove(view.rollout),))
-    for revision in view.revisions:
-        yield Action("ServiceDeleted", (Remove(revision),))
+    for owned in (*view.revisions, *view.references):
+        yield Action("ServiceDeleted", (Remove(owned),))

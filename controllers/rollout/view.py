@@ -1,4 +1,4 @@
-"""What the rollout controller looks at: one service, its Rollout, its revisions and what its slots hold. Pure."""
+"""What the rollout controller looks at: one service, its Rollout, revisions, References and slots. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from shoal.api.objects import Node, Revision, Rollout, Service, Slot, Task
+from shoal.api.objects import Node, Reference, Revision, Rollout, Service, Slot, Task
 from shoal.api.states import TaskState
 from shoal.api.template import TaskTemplate
 from shoal.rules.dirtiness import is_dirty, template_of
@@ -24,6 +24,7 @@ class View:
     slots: Mapping[str, Slot] = field(default_factory=dict)
     tasks: tuple[Task, ...] = ()
     nodes: Mapping[str, Node] = field(default_factory=dict)
+    references: tuple[Reference, ...] = ()
 
     @property
     def owner(self) -> Service:

@@ -32,6 +32,7 @@ async def _node(socket: str, directory: Path, uid: str) -> None:
             api=api,
             clock=SystemClock(),
             state_dir=directory,
+            run_dir=directory / "run",
             address="127.0.0.1",
         )
         await agent.run()

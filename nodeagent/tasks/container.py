@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from nodeagent.ports import ContainerNetwork, NetworkEndpoint
+from nodeagent.ports import BoundFile, ContainerNetwork, NetworkEndpoint
 from nodeagent.tasks.expand import NodeFacts, expanded
 from shoal.api.objects import Task
 from shoal.api.states import MountType, PublishMode
@@ -83,6 +83,7 @@ def make_body(
     identity: Identity,
     *,
     around: Around = NOWHERE,
+    files: Iterable[BoundFile] = (),
     api_version: tuple[int, int] = (1, 41),
 ) -> dict[str, Any]:
     """Return the body for POST /containers/create; TerminalError for a placeholder that is not known."""
@@ -96,7 +97,7 @@ def make_body(
         "Tty": template.tty,
         "OpenStdin": template.stdin,
         "Labels": {**template.container_labels, **labels_of(task, identity)},
-        "HostConfig": _host_config(template, network, around.log_driver),
+        "HostConfig": _host_config(template, network, around.log_driver, files),
     }
     if template.command:
         body["Entrypoint"] = list(template.command)
@@ -130,7 +131,9 @@ def _networking(first: NetworkEndpoint, api_version: tuple[int, int]) -> dict[st
     return joined if not first.mac or api_version >= MAC_PER_ENDPOINT else {**joined, "MacAddress": first.mac}
 
 
-def _host_config(template: TaskTemplate, network: ContainerNetwork, log_driver: LogDriver | None) -> dict[str, Any]:
+def _host_config(
+    template: TaskTemplate, network: ContainerNetwork, log_driver: LogDriver | None, files: Iterable[BoundFile]
+) -> dict[str, Any]:
     own_dns = template.dns
     host: dict[str, Any] = {
         "NetworkMode": network.endpoints[0].name if network.endpoints else network.mode or "default",
@@ -140,7 +143,7 @@ def _host_config(template: TaskTemplate, network: ContainerNetwork, log_driver: 
         "Dns": [*network.nameservers, *(own_dns.nameservers if own_dns else ())],
         "DnsSearch": [*(own_dns.search if own_dns else ()), *network.search],
         "DnsOptions": [*network.options, *(own_dns.options if own_dns else ())],
-        "Mounts": [_mount(mount) for mount in template.mounts],
+        "Mounts": [*(_mount(mount) for mount in template.mounts), *map(_file_mount, files)],
         "CapAdd": list(template.cap_add),
         "CapDrop": list(template.cap_drop),
         "Sysctls": template.sysctls,
@@ -196,6 +199,10 @@ def _mount(mount: Mount) -> dict[str, Any]:
     elif mount.type is MountType.TMPFS:
         made["TmpfsOptions"] = _given(SizeBytes=int(mount.size or 0), Mode=mount.file_mode)
     return made
+
+
+def _file_mount(file: BoundFile) -> dict[str, Any]:
+    return {"Type": "bind", "Source": file.source, "Target": file.target, "ReadOnly": True}
 
 
 def _given(**fields: Any) -> dict[str, Any]:

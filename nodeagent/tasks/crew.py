@@ -37,6 +37,7 @@ class Crew:
         """Take a set of assignments; one that is not synced changes nothing."""
         if assignments.synced:
             self._assignments = assignments
+            self.tools.files.offer(assignments)
             self._bring_up_to_date()
 
     def listed(self, summaries: Iterable[Summary]) -> None:

@@ -30,7 +30,7 @@ class NodeFacts(Struct, frozen=True):
 
 def expanded(task: Task, node: NodeFacts) -> TaskTemplate:
     """Return the task's template with every placeholder filled in; TerminalError names one that is not known."""
-    template, values = task.spec.template, _values(task, node)
+    template, values = task.spec.template, values_of(task, node)
     return msgspec.structs.replace(
         template,
         env=tuple(_in_value(variable, values) for variable in template.env),
@@ -39,7 +39,8 @@ def expanded(task: Task, node: NodeFacts) -> TaskTemplate:
     )
 
 
-def _values(task: Task, node: NodeFacts) -> dict[str, str]:
+def values_of(task: Task, node: NodeFacts) -> dict[str, str]:
+    """Return what every placeholder stands for."""
     service = task.spec.service
     return {
         ".Service.ID": service.uid,

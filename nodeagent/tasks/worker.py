@@ -16,7 +16,7 @@ import structlog
 from anyio import CapacityLimiter
 
 from nodeagent.engine.contract import Container, Engine, NameTakenError, Summary
-from nodeagent.ports import NetworkPort
+from nodeagent.ports import FilesPort, NetworkPort
 from nodeagent.tasks import machine
 from nodeagent.tasks.container import Around, Identity, endpoint_settings, is_of_task, make_body
 from nodeagent.tasks.images import Images
@@ -41,6 +41,7 @@ class Tools:
 
     engine: Engine
     network: NetworkPort
+    files: FilesPort
     images: Images
     clock: Clock
     identity: Identity
@@ -65,6 +66,7 @@ class Worker:
         self.mark = found.mark if found is not None else ""
         self.state = TaskState.NEW
         self._stale = found is not None
+        self._may_have_files = True
         self._image_ready = self._is_wired = False
         self._failures = 0
         self._ordered_at: float | None = None
@@ -121,6 +123,7 @@ class Worker:
                 pause_s = 0.0
             try:
                 until = await self._step()
+                await self._wipe_files()
             except EngineError as error:
                 pause_s = self._retry_after(error)
                 continue
@@ -129,6 +132,13 @@ class Worker:
                 return
             if until is not None:
                 await self._await_change(until)
+
+    async def _wipe_files(self) -> None:
+        """Secrets go as soon as nobody can read them here any more."""
+        is_over = self.state.is_terminal or machine.must_end(self.task, wanted=self.wanted)
+        if self._may_have_files and is_over and (self.container is None or not self.container.is_alive):
+            await self.tools.files.wipe(self.uid)
+            self._may_have_files = False
 
     def _retry_after(self, error: EngineError) -> float:
         self._failures += 1
@@ -238,10 +248,12 @@ class Worker:
         assert self.task is not None
         tools, task = self.tools, self.task
         network = await tools.network.prepare(task)
+        files = await tools.files.prepare(task, self.around.node)
+        self._may_have_files = True
         version = await tools.engine.api_version()
         async with tools.making:
             if self.container is None:
-                body = make_body(task, network, tools.identity, around=self.around, api_version=version)
+                body = make_body(task, network, tools.identity, around=self.around, files=files, api_version=version)
                 try:
                     self.container_id = await tools.engine.create(task.metadata.name, body)
                     self.container = Container(self.container_id, task.metadata.name, body["Labels"])

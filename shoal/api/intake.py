@@ -15,12 +15,12 @@ from msgspec import Struct
 from shoal.api.errors import Fault, InvalidError
 from shoal.api.meta import API_VERSION
 from shoal.api.names import hint
-from shoal.api.objects import KINDS, Cluster, Node, Object, Service
+from shoal.api.objects import KINDS, Cluster, Config, Node, Object, Secret, Service
 from shoal.api.shortforms import expand
 from shoal.api.strict import decode, describe
 from shoal.api.validation import KINDS_NOT_YET, validate
 
-WRITABLE: Final[dict[str, type[Object]]] = {"Service": Service, "Node": Node, "Cluster": Cluster}
+WRITABLE: Final[dict[str, type[Object]]] = {kind.KIND: kind for kind in (Service, Secret, Config, Node, Cluster)}
 """Kinds that people may write; all others are made from them."""
 
 _IGNORED_META: Final = frozenset({"uid", "createdAt", "updatedAt", "generation", "owner", "schema"})
@@ -48,6 +48,18 @@ def examine(plain: Any) -> Intake:
     kind, faults = _kind_of(plain)
     if kind is None:
         return Intake(None, faults)
+    found = _examine(kind, plain, faults)
+    return found if kind is not Secret else Intake(found.obj, tuple(map(_unquoted, found.faults)))
+
+
+def _unquoted(fault: Fault) -> Fault:
+    """Leave out what was found in a secret's spec: it may be the secret."""
+    if not fault.path.startswith("spec"):
+        return fault
+    return Fault(fault.path, fault.message.partition(", found ")[0], fault.file, fault.line, fault.object)
+
+
+def _examine(kind: type[Object], plain: Any, faults: tuple[Fault, ...]) -> Intake:
     full, short_faults = expand(_without_system_fields(kind, plain))
     try:
         obj = decode(kind, full)

@@ -19,8 +19,8 @@ from shoal.api.intake import examine
 from shoal.api.names import below, parent_of
 from shoal.api.objects import Object
 
-MAX_TEXT_BYTES: Final = 1 << 20
-"""Bytes of one text. A manifest is written by people; larger ones are something else."""
+MAX_TEXT_BYTES: Final = 2 << 20
+"""Bytes of one text: room for the largest config. A manifest is written by people; larger ones are something else."""
 
 MAX_DEPTH: Final = 60
 """Levels of nesting; the YAML library's own recursion has no bound."""

@@ -335,7 +335,10 @@ class Reference(Object, frozen=True, tag="Reference", kw_only=True):
 
 
 class FileSpec(_Part, frozen=True):
-    """`data` is base64 for configs; for secrets and credentials it is sealed with the cluster key."""
+    """`data` is base64, of at most what Swarm allows; in the store a secret's and a credential's is sealed instead.
+
+    `templating` golang: the agent fills in placeholders (`shoal.api.payload`). `driver` names an external source.
+    """
 
     data: str = ""
     templating: str = ""

@@ -28,7 +28,7 @@ WRITERS: Final[dict[type[o.Object], frozenset[str]]] = {
     o.Network: frozenset({API, HOST}),
     o.Attachment: frozenset({"endpoint"}),
     o.Claim: frozenset({API, "endpoint", HOST}),
-    o.Reference: frozenset({API}),
+    o.Reference: frozenset({API, "rollout"}),
     o.Secret: frozenset({API}),
     o.Config: frozenset({API}),
     o.Credential: frozenset({API}),

@@ -6,6 +6,7 @@ the strict decoder judges it. Source of the forms: Docker's command line and the
 
 from __future__ import annotations
 
+import base64
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
@@ -33,7 +34,26 @@ def expand(plain: Any) -> tuple[Any, tuple[Fault, ...]]:
         full["metadata"] = _with(full["metadata"], {"labels": _labels}, "metadata", faults)
     if full.get("kind") == "Service" and isinstance(full.get("spec"), Mapping):
         full["spec"] = _with(full["spec"], _SERVICE, "spec", faults)
+    if full.get("kind") in ("Secret", "Config") and isinstance(full.get("spec"), Mapping):
+        full["spec"] = _file_spec(full["spec"], faults)
     return full, tuple(faults)
+
+
+def _file_spec(spec: Mapping[str, Any], faults: Faults) -> dict[str, Any]:
+    """`text` is data in plain words, stored as base64; base64 may be broken into lines. Nothing of either is quoted."""
+    full = {key: value for key, value in spec.items() if key != "text"}
+    data, text = full.get("data"), spec.get("text")
+    if isinstance(data, str):
+        full["data"] = "".join(data.split())
+    if text is None:
+        return full
+    if data is not None:
+        faults.append(Fault("spec.text", "data and text are both given; one of them says it all"))
+    elif isinstance(text, str):
+        full["data"] = base64.b64encode(text.encode(errors="surrogateescape")).decode()
+    else:
+        faults.append(Fault("spec.text", "expected text (put it in quotes)"))
+    return full
 
 
 def _with(mapping: Mapping[str, Any], expanders: Mapping[str, Expander], path: str, faults: Faults) -> dict[str, Any]:
@@ -171,7 +191,14 @@ def _add_mount_option(mount: dict[str, Any], option: str, path: str, faults: Fau
 
 def _file(value: Any, path: str, faults: Faults) -> Any:
     """The name of a secret or config, or a mapping."""
-    return _with(value, {"fileMode": _file_mode}, path, faults) if isinstance(value, Mapping) else {"source": value}
+    if not isinstance(value, Mapping):
+        return {"source": value}
+    return _with(value, {"fileMode": _file_mode, "owner": _number_text, "group": _number_text}, path, faults)
+
+
+def _number_text(value: Any, path: str, faults: Faults) -> Any:
+    """A user or group id, as text."""
+    return _scalar(value)
 
 
 def _file_mode(value: Any, path: str, faults: Faults) -> Any:

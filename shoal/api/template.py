@@ -130,6 +130,18 @@ class FileUse(_Part, frozen=True):
     uid: str = ""
 
 
+def path_of_secret(use: FileUse) -> str:
+    """Return where a secret lies in the container: below /run/secrets, or where an absolute target says."""
+    name = use.target or use.source
+    return name if name.startswith("/") else f"/run/secrets/{name}"
+
+
+def path_of_config(use: FileUse) -> str:
+    """Return where a config lies in the container: below /, unless its target is absolute."""
+    name = use.target or use.source
+    return name if name.startswith("/") else f"/{name}"
+
+
 class Healthcheck(_Part, frozen=True):
     """`test` is Docker's: ["CMD", …], ["CMD-SHELL", line] or ["NONE"]; empty = the image's own."""
 

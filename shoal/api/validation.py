@@ -6,6 +6,8 @@ manager/controlapi, and Docker's own validation of a container.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import ipaddress
 import re
 from collections import Counter
@@ -25,7 +27,20 @@ from shoal.api.grammar import (
     unknown_placeholders,
 )
 from shoal.api.names import below, file_name_problem, hint, service_name_problem
-from shoal.api.objects import Cluster, ClusterSpec, Config, Network, Node, Object, Secret, Service, ServiceSpec, Update
+from shoal.api.objects import (
+    Cluster,
+    ClusterSpec,
+    Config,
+    FileSpec,
+    Network,
+    Node,
+    Object,
+    Secret,
+    Service,
+    ServiceSpec,
+    Update,
+)
+from shoal.api.payload import problems
 from shoal.api.states import (
     EndpointMode,
     FailureAction,
@@ -34,11 +49,18 @@ from shoal.api.states import (
     Protocol,
     PublishMode,
 )
-from shoal.api.template import Healthcheck, Mount, Port
+from shoal.api.template import FileUse, Healthcheck, Mount, Port, path_of_config, path_of_secret
 from shoal.api.units import Bytes, Cpus, Duration
 
 MAX_OBJECT_BYTES: Final = 512_000
 """Bytes of an object's stored form. One transaction holds 1 MiB, and every process caches every object."""
+
+MAX_SECRET_BYTES: Final = 512_000
+MAX_CONFIG_BYTES: Final = 1_024_000
+"""A secret's or config's data is shorter. Source: SwarmKit's api/validation."""
+
+MAX_FILE_HEAD_BYTES: Final = 64_000
+"""Bytes of a secret's or config's stored form without its data; with the data it still fits into one transaction."""
 
 MAX_REPLICAS: Final = 100_000
 """More is a typing error: every task is an object in the store."""
@@ -53,11 +75,12 @@ Faults = Iterator[Fault]
 def validate(obj: Object) -> list[Fault]:
     """Return everything that is wrong with an object; [] = it may be stored."""
     faults = list(_object_faults(obj))
-    size = len(encode(obj))
-    if size > MAX_OBJECT_BYTES:
-        faults.append(
-            Fault("", f"the object is {size // 1000} kB long in its stored form; at most {MAX_OBJECT_BYTES // 1000} kB")
-        )
+    is_file = isinstance(obj, (Secret, Config))
+    size = len(encode(obj)) - (len(obj.spec.data) if isinstance(obj, (Secret, Config)) else 0)
+    limit = MAX_FILE_HEAD_BYTES if is_file else MAX_OBJECT_BYTES
+    if size > limit:
+        what = "without its data" if is_file else "in its stored form"
+        faults.append(Fault("", f"the object is {size // 1000} kB long {what}; at most {limit // 1000} kB"))
     return faults
 
 
@@ -69,6 +92,8 @@ def _object_faults(obj: Object) -> Faults:
             yield from check(obj.spec)
     elif isinstance(obj, (Network, Secret, Config)):
         yield from _named(obj, file_name_problem)
+        if isinstance(obj, (Secret, Config)):
+            yield from _file_faults(obj.KIND.lower(), obj.spec)
     elif isinstance(obj, Node) and not obj.metadata.name:
         yield Fault("metadata.name", "missing; expected the node's name or uid")
     elif isinstance(obj, Cluster):
@@ -110,8 +135,6 @@ def _rolling(field: str) -> tuple[NotYet, ...]:
 NOT_YET: Final[tuple[NotYet, ...]] = (
     NotYet("spec.mode", f"jobs are {_LATER}, or use replicated or global", lambda mode: mode.is_job),
     NotYet("spec.networks", f"user networks are {_LATER}"),
-    NotYet("spec.secrets", f"secrets are {_LATER}"),
-    NotYet("spec.configs", f"configs are {_LATER}"),
     NotYet("spec.resources.reservations.generic", f"generic resources are {_LATER}"),
     NotYet(
         "spec.endpoint.mode",
@@ -136,8 +159,6 @@ NOT_YET: Final[tuple[NotYet, ...]] = (
 
 KINDS_NOT_YET: Final[dict[str, str]] = {
     "Network": f"user networks are {_LATER}",
-    "Secret": f"secrets are {_LATER}",
-    "Config": f"configs are {_LATER}",
 }
 """Kinds that people will write, and cannot yet."""
 
@@ -188,6 +209,27 @@ def _cluster_faults(spec: ClusterSpec) -> Faults:
             ipaddress.IPv4Network(pool)
         except ValueError:
             yield Fault(f"spec.defaultAddrPools[{at}]", f"found {pool!r}, expected a network such as 10.0.0.0/8")
+
+
+# --- Secrets and configs -----------------------------------------------------------------------------------------
+
+
+def _file_faults(kind: str, spec: FileSpec) -> Faults:
+    """No message quotes any of the data. That a new one has data, admission sees to: an update need not repeat it."""
+    if spec.driver:
+        yield Fault("spec.driver", f"{kind}s from external drivers are not supported; give the data itself")
+    if spec.templating not in ("", "golang"):
+        yield Fault("spec.templating", f"found {spec.templating!r}; golang is the only one there is")
+    try:
+        data = base64.b64decode(spec.data, validate=True)
+    except (binascii.Error, ValueError):
+        yield Fault("spec.data", "is not base64; give plain text as `text`")
+        return
+    limit = MAX_SECRET_BYTES if kind == "secret" else MAX_CONFIG_BYTES
+    if len(data) >= limit:
+        yield Fault("spec.data", f"{kind} data must be larger than 0 and less than {limit} bytes; found {len(data)}")
+    elif spec.templating == "golang":
+        yield from (Fault("spec.data", problem) for problem in problems(data))
 
 
 # --- A service's spec --------------------------------------------------------------------------------------------
@@ -414,6 +456,41 @@ _ONLY_FOR: Final[dict[MountType, tuple[tuple[str, str], ...]]] = {
 }  # fmt: skip
 
 
+MAX_ID: Final = (1 << 32) - 2
+"""The highest user or group id there is; one more means nobody asked."""
+
+
+def _file_use_faults(spec: ServiceSpec) -> Faults:
+    mounted = {_tidy(mount.target): f"mount {mount.target}" for mount in spec.mounts}
+    for field, uses, path_of in (("secret", spec.secrets, path_of_secret), ("config", spec.configs, path_of_config)):
+        for index, use in enumerate(uses):
+            path = f"spec.{field}s[{index}]"
+            yield from _one_use_faults(use, path)
+            target = _tidy(path_of(use))
+            other = mounted.get(target)
+            if other is None:
+                mounted[target] = f"{field} {use.source}"
+            elif other.startswith(field):
+                names = f"'{other.partition(' ')[2]}' and '{use.source}'"
+                shown = use.target or use.source
+                message = f"{field} references {names} have a conflicting target: '{shown}'"
+                yield Fault(f"{path}.target", message)
+            else:
+                yield Fault(f"{path}.target", f"{target} is also the target of {other}")
+
+
+def _one_use_faults(use: FileUse, path: str) -> Faults:
+    if not use.source:
+        yield Fault(f"{path}.source", "missing; expected a name")
+    if ".." in use.target.split("/") or use.target.endswith("/") or "\0" in use.target:
+        yield Fault(f"{path}.target", f"found {use.target!r}, expected a file's path without ..")
+    for field, number in (("owner", use.owner), ("group", use.group)):
+        if not re.fullmatch(r"[0-9]{1,10}", number) or int(number) > MAX_ID:
+            yield Fault(f"{path}.{field}", f"found {number!r}, expected a number from 0 to {MAX_ID}")
+    if not 0 <= use.file_mode <= 0o7777:
+        yield Fault(f"{path}.fileMode", f"found {use.file_mode}, expected permission bits such as 0440")
+
+
 def _port_faults(spec: ServiceSpec) -> Faults:
     published = Counter((port.protocol, port.published) for port in spec.ports if port.published)
     targets = Counter((port.protocol, port.target) for port in spec.ports if not port.published)
@@ -518,7 +595,7 @@ def _templated(spec: ServiceSpec) -> Iterator[tuple[str, str]]:
 _SERVICE_CHECKS: Final[tuple[Callable[[ServiceSpec], Faults], ...]] = (
     _image_faults, _mode_faults, _container_faults, _host_faults, _limit_faults, _resource_faults, _restart_faults,
     _update_faults, _placement_faults, _mount_faults, _port_faults, _health_faults, _privilege_faults,
-    _placeholder_faults,
+    _placeholder_faults, _file_use_faults,
 )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from io import BytesIO
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
@@ -88,7 +89,7 @@ class Client:
     async def _answer(
         self, method: str, path: str, body: Any, query: Mapping[str, str | int]
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        data = None if body is None else msgspec.json.encode(body)
+        data = None if body is None else BytesIO(msgspec.json.encode(body))  # large bytes would block the loop
         url = self._base + (path if path.startswith("/") else ROOT + path)
         try:
             async with self._session.request(

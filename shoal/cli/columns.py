@@ -149,6 +149,19 @@ COLUMNS: Final[dict[str, tuple[Column, ...]]] = {
         _UID,
         _AGE,
     ),
+    **{
+        kind: (
+            _NAME,
+            Column("TEMPLATING", _field("spec.templating")),
+            Column(
+                "LABELS",
+                lambda obj, now: ",".join(f"{k}={v}" for k, v in at(obj, "metadata.labels", {}).items()) or "-",
+            ),
+            _UID,
+            _AGE,
+        )
+        for kind in ("Secret", "Config")
+    },
     "Rollout": (
         Column("SERVICE", _field("status.service.name")),
         Column("STATE", _field("status.state")),

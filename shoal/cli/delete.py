@@ -67,7 +67,8 @@ def _targets(words: tuple[str, ...], files: tuple[str, ...]) -> list[tuple[type[
     if files:
         if words:
             raise InvalidError("give names or -f, not both")
-        return [(type(document.obj), document.obj.metadata.name) for document in documents_from(files)]
+        found = [(type(document.obj), document.obj.metadata.name) for document in documents_from(files)]
+        return sorted(found, key=lambda one: one[0] is not Service)  # what services use goes after them
     found = targets(words)
     if any(not name for _, name in found):
         raise InvalidError(f"expected names of {found[0][0].PLURAL}, such as `shoal delete service hello`")

@@ -31,6 +31,8 @@ COMMANDS: Final[dict[str, Row]] = {
     "diff": Row("Services", "shoal.cli.apply:diff", "Show what apply would change"),
     "scale": Row("Services", "shoal.cli.apply:scale", "Set how many tasks services have"),
     "delete": Row("Services", "shoal.cli.delete:delete", "Delete objects by name or by manifest"),
+    "secret": Row("Services", "shoal.cli.files:secret", "Create, list, look at and remove secrets"),
+    "config": Row("Services", "shoal.cli.files:config", "Create, list, look at and remove configs"),
     "get": Row("Look", "shoal.cli.get:get", "List objects, or show some"),
     "describe": Row("Look", "shoal.cli.describe:describe", "Tell all about one object, the cause of trouble first"),
     "logs": Row("Look", "shoal.cli.logs:logs", "Print what a service's or a task's containers wrote"),

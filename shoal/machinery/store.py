@@ -35,6 +35,10 @@ MAX_TRANSACTION_BYTES = 1 << 20
 """Bytes of keys and values in one transaction; etcd's own default limit is 1.5 MiB."""
 
 
+MAX_VALUE_BYTES = 1_450_000
+"""Bytes of a transaction with a single write, which may be a large config; etcd's own limit is 1.5 MiB in all."""
+
+
 class Item(NamedTuple):
     key: str
     value: bytes
@@ -211,8 +215,9 @@ def check_txn(txn: Txn) -> None:
     if len(set(keys)) < len(keys):
         raise InvariantError(f"a key is written twice in one transaction: {sorted(keys)}")
     size = sum(_size(write) for write in txn.writes)
-    if size > MAX_TRANSACTION_BYTES:
-        raise InvariantError(f"a transaction has {size} bytes; at most {MAX_TRANSACTION_BYTES} are possible")
+    limit = MAX_VALUE_BYTES if len(txn.writes) == 1 else MAX_TRANSACTION_BYTES
+    if size > limit:
+        raise InvariantError(f"a transaction has {size} bytes; at most {limit} are possible")
 
 
 def _size(write: Write) -> int:

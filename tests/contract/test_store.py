@@ -16,6 +16,7 @@ from shoal.machinery.store import (
     MAX_COMPARES,
     MAX_OPERATIONS,
     MAX_TRANSACTION_BYTES,
+    MAX_VALUE_BYTES,
     Batch,
     Compare,
     CreatedAt,
@@ -203,7 +204,10 @@ class TestCommitting:
         [
             pytest.param(Txn((), tuple(Put(f"/n/{n}", b"") for n in range(MAX_OPERATIONS + 1))), id="too-many-writes"),
             pytest.param(Txn(tuple(Exists(f"/n/{n}") for n in range(MAX_COMPARES + 1))), id="too-many-compares"),
-            pytest.param(Txn((), (Put("/n/a", b"x" * MAX_TRANSACTION_BYTES),)), id="too-large"),
+            pytest.param(Txn((), (Put("/n/a", b"x" * MAX_VALUE_BYTES),)), id="too-large"),
+            pytest.param(
+                Txn((), (Put("/n/a", b"x" * MAX_TRANSACTION_BYTES), Put("/n/b", b""))), id="too-large-together"
+            ),
             pytest.param(Txn((), (Put("/n/a", b"1"), Delete("/n/a"))), id="a-key-twice"),
             pytest.param(Txn((), (Put("", b"1"),)), id="an-empty-key"),
         ],

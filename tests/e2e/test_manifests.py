@@ -83,6 +83,15 @@ def two_services(host: Host) -> None:
     assert "hello from" in host.curl(f"http://127.0.0.1:{chosen}/")
 
 
+def reader(host: Host) -> None:
+    said = host.shoal("logs reader").ok().out
+    assert all(f"reader number {slot} on {host.name}" in said for slot in (1, 2))
+    found = containers(host, "reader")
+    mounts = {mount["Destination"]: (mount["Type"], mount["RW"]) for mount in found[0]["Mounts"]}
+    assert mounts == {"/run/secrets/password": ("bind", False), "/etc/greeting": ("bind", False)}
+    assert "only an example" not in host.docker(["inspect", *(one["Id"] for one in found)]).ok().out
+
+
 CHECKS: dict[str, tuple[int, Callable[[Host], None]]] = {
     "01-hello.yaml": (0, hello),
     "02-global.yaml": (0, everywhere),
@@ -93,6 +102,7 @@ CHECKS: dict[str, tuple[int, Callable[[Host], None]]] = {
     "07-health.yaml": (0, careful),
     "08-container.yaml": (0, particular),
     "09-two-services.yaml": (0, two_services),
+    "10-files.yaml": (0, reader),
 }
 """Manifest → apply's exit code, and what must then be true."""
 

@@ -50,6 +50,7 @@ async def test_a_task_runs_answers_and_stops(api: Api, tmp_path: Path) -> None:
             api=client,
             clock=SystemClock(),
             state_dir=tmp_path / "state",
+            run_dir=tmp_path / "run",
             address="10.0.0.9",
         )
         tasks.start_soon(agent.run)

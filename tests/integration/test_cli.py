@@ -275,3 +275,27 @@ async def test_a_global_service_without_a_node_says_so(tmp_path: Path) -> None:
         done = await applied(swarm, manifest(mode="global"))
         assert done.lines[-1] == "service/web converged: 0/0 running"
         assert len(swarm.api.server.mirror.cache.all(Service)) == 1
+
+
+async def test_secrets_and_configs_from_files_to_removal(swarm: Swarm, tmp_path: Path) -> None:
+    (tmp_path / "site").write_text("listen 80\n")
+    made = await swarm.shoal("config", "create", "site", str(tmp_path / "site"), "--label", "tier=front")
+    assert made.lines == ["config/site created"]
+    assert (await swarm.shoal("secret", "create", "db", "-", stdin="hunter2")).lines == ["secret/db created"]
+    again = await swarm.shoal("secret", "create", "db", "-", stdin="hunter2")
+    assert again.code == 1
+    assert again.said("secret db already exists")
+    listed = await swarm.shoal("secret", "ls")
+    assert listed.lines[1].split()[0] == "db"
+    shown = yaml.safe_load((await swarm.shoal("config", "inspect", "site")).out)
+    assert (shown["spec"], shown["metadata"]["labels"]) == ({"text": "listen 80\n"}, {"tier": "front"})
+    assert "hunter2" not in (await swarm.shoal("secret", "inspect", "db")).out
+    (await applied(swarm, manifest(secrets=["db"], configs=["site"])))
+    refused = await swarm.shoal("secret", "rm", "db")
+    assert refused.code == 2
+    assert refused.said("secret 'db' is in use by the following service: web")
+    assert (await swarm.shoal("delete", "service", "web")).code == 0
+    assert (await swarm.shoal("secret", "rm", "db")).lines == ["secret/db deleted"]
+    empty = await swarm.shoal("secret", "create", "none", "-")
+    assert empty.code == 2
+    assert empty.said("secret data must be larger than 0 and less than 512000 bytes")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import msgspec
 from anyio import CapacityLimiter
 from anyio.abc import TaskGroup
@@ -9,9 +11,11 @@ from anyio.abc import TaskGroup
 from nodeagent.assignments import Assignments
 from nodeagent.engine.contract import Engine
 from nodeagent.engine.fake import FakeEngine
-from nodeagent.ports import ContainerNetwork
+from nodeagent.mounts.contents import contents_of
+from nodeagent.ports import BoundFile, ContainerNetwork
 from nodeagent.tasks.container import NODE_LABEL, Identity
 from nodeagent.tasks.crew import Crew
+from nodeagent.tasks.expand import NodeFacts
 from nodeagent.tasks.images import Images
 from nodeagent.tasks.worker import Tools
 from shoal.api.meta import Ref
@@ -40,6 +44,30 @@ class PlainNetwork:
 
     async def cleanup(self) -> None:
         return
+
+
+class PlainFiles:
+    """A FilesPort that writes nothing: it notes whose files there would be."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, Assignments] = {}
+        self._assignments = Assignments()
+
+    def offer(self, assignments: Assignments) -> None:
+        self._assignments = assignments
+
+    async def prepare(self, task: Task, node: NodeFacts) -> tuple[BoundFile, ...]:
+        contents = contents_of(task, self._assignments, node)
+        if contents:
+            self.held[task.metadata.uid] = self._assignments
+        return tuple(BoundFile(f"/files/{task.metadata.uid}/{at}", one.target) for at, one in enumerate(contents))
+
+    async def wipe(self, task_uid: str) -> None:
+        self.held.pop(task_uid, None)
+
+    async def sweep(self, keep: Collection[str]) -> None:
+        for uid in self.held.keys() - set(keep):
+            await self.wipe(uid)
 
 
 def task_for(
@@ -91,6 +119,7 @@ def make_crew(engine: Engine, managers: Managers, group: TaskGroup, clock: Clock
         Tools(
             engine=engine,
             network=PlainNetwork(),
+            files=PlainFiles(),
             images=Images(engine),
             clock=clock or VirtualClock(),
             identity=OURS,

@@ -20,6 +20,8 @@ from shoal.api.objects import Object
 from shoal.machinery.memory import MemoryStore
 from shoal.machinery.store import Delete, Put, Txn
 
+CLUSTER_KEY = bytes(range(32))
+
 
 @dataclass
 class Api:
@@ -33,7 +35,7 @@ class Api:
 
     async def call(self, method: str, path: str, body: Any = None, **options: Any) -> tuple[int, Any]:
         if body is not None and not isinstance(body, (bytes, io.IOBase)):
-            body = msgspec.json.encode(body)
+            body = io.BytesIO(msgspec.json.encode(body))
         url = path if path.startswith("/") else f"/shoal/v1/{path}"
         async with self.session.request(method, f"http://api{url}", data=body, **options) as response:
             raw = await response.read()
@@ -94,7 +96,7 @@ async def running_api(directory: Path, store: MemoryStore | None = None, **optio
     """Serve `store` on a unix socket below `directory`."""
     store = store if store is not None else MemoryStore()
     socket = directory / "api.sock"
-    async with serving(store, **options) as server:
+    async with serving(store, **{"cluster_key": CLUSTER_KEY, **options}) as server:
         runner = web.AppRunner(server.app, shutdown_timeout=0.1)
         await runner.setup()
         try:

@@ -14,11 +14,11 @@ from nodeagent.engine.fake import FakeEngine
 from nodeagent.tasks.crew import Crew
 from shoal.api.errors import EngineError
 from shoal.api.meta import Meta, Ref
-from shoal.api.objects import Backend, BackendSpec, BackendStatus, Task, TaskAddress, TaskStatus
+from shoal.api.objects import Backend, BackendSpec, BackendStatus, FileSpec, Secret, Task, TaskAddress, TaskStatus
 from shoal.api.states import DesiredState, PublishMode, TaskState
-from shoal.api.template import Healthcheck, Port
+from shoal.api.template import FileUse, Healthcheck, Port
 from shoal.machinery.clock import VirtualClock
-from tests.support.agent import IMAGE, NODE, OURS, Managers, make_crew, relist, task_for
+from tests.support.agent import IMAGE, NODE, OURS, Managers, PlainFiles, make_crew, relist, task_for
 
 pytestmark = pytest.mark.anyio
 
@@ -449,3 +449,47 @@ async def test_containers_that_died_with_the_engine_fail_their_tasks() -> None:
     async with node.running():
         last: TaskStatus = node.managers.told[uid_of(task)][-1]
         assert (last.state, last.err) == (S.FAILED, "task: non-zero exit (137)")
+
+
+def secret_named(name: str) -> Secret:
+    return Secret(metadata=Meta(name=name, uid=f"{name}-uid"), spec=FileSpec(data="AAAA"))
+
+
+@pytest.mark.parametrize("ends", ["stopped", "failed", "withdrawn", "removed by hand"])
+async def test_files_of_a_task_exist_from_before_its_container_until_it_has_ended(ends: str) -> None:
+    task = task_for(secrets=(FileUse("db", uid="db-uid"),))
+    node = Node(task)
+    node.managers.extra.append(secret_named("db"))
+    async with node.running():
+        files = node.crew.tools.files
+        assert isinstance(files, PlainFiles)
+        assert files.held.keys() == {uid_of(task)}
+        (made,) = node.engine.made.values()
+        assert {
+            "Type": "bind",
+            "Source": f"/files/{uid_of(task)}/0",
+            "Target": "/run/secrets/db",
+            "ReadOnly": True,
+        } in (made.body["HostConfig"]["Mounts"])
+        running = node.managers.told[uid_of(task)][-1]
+        assert running.container is not None
+        match ends:
+            case "stopped":
+                node.managers.want(D.SHUTDOWN)
+            case "failed":
+                node.engine.exit(running.container.id, 1)
+            case "withdrawn":
+                node.managers.tasks.clear()
+            case _:
+                await node.engine.remove(running.container.id)
+        await node.settle(30)
+        assert files.held == {}
+
+
+async def test_a_task_without_its_secret_is_rejected_and_says_which() -> None:
+    task = task_for(secrets=(FileUse("db", uid="db-uid"),))
+    node = Node(task)
+    async with node.running():
+        last = node.managers.told[uid_of(task)][-1]
+        assert (last.state, last.err) == (S.REJECTED, "secret db did not come with the task: was it deleted?")
+        assert not node.engine.made

@@ -159,7 +159,7 @@ WORKER = Identity(node="n1")
 
 
 def test_every_route_has_a_rule_and_every_rule_a_route() -> None:
-    app = Server(MemoryStore(), VirtualClock()).app
+    app = Server(MemoryStore(), VirtualClock(), cluster_key=bytes(32)).app
     named = {getattr(route.handler, "shoal_route", "") for route in app.router.routes()}
     assert named == set(RULES)
     assert route_of.__doc__

@@ -73,12 +73,14 @@ BAD = [
     pytest.param("a: &a [*a]", 1, "a[0]", "holds itself", id="alias-to-itself"),
     pytest.param("[" * 5000, 1, "", "is nested more than", id="too-deep"),
     pytest.param("a: !!python/object:os.system x", 1, "a", "tags are not understood", id="foreign-tag"),
-    pytest.param("x" * (2 << 20), 0, "", "is 2.1 MB long; a manifest may have at most 1 MiB", id="two-megabytes"),
+    pytest.param("x" * (3 << 20), 0, "", "is 3.1 MB long; a manifest may have at most 2 MiB", id="three-megabytes"),
     pytest.param(web("env: {A: " + "x" * 600_000 + "}"), 1, "", "the object is 600 kB long", id="object-too-large"),
     pytest.param("version: '3'\nservices: {}", 2, "services", "stacks are not available yet", id="compose-file"),
     pytest.param("apiVersion: shoal/v1\nkind: Servce", 2, "kind", "did you mean Service?", id="unknown-kind"),
     pytest.param("apiVersion: v2\nkind: Node", 1, "apiVersion", "expected shoal/v1", id="unknown-version"),
-    pytest.param("apiVersion: shoal/v1\nkind: Secret", 2, "kind", "secrets are not available yet", id="later-kind"),
+    pytest.param(
+        "apiVersion: shoal/v1\nkind: Network", 2, "kind", "user networks are not available yet", id="later-kind"
+    ),
 ]
 
 

@@ -130,8 +130,6 @@ LATER = [
     ({"mode": "job"}, "spec.mode"),
     ({"mode": "global-job"}, "spec.mode"),
     ({"networks": ["front"]}, "spec.networks"),
-    ({"secrets": ["s"]}, "spec.secrets"),
-    ({"configs": ["c"]}, "spec.configs"),
     (
         {"resources": {"reservations": {"generic": [{"kind": "gpu", "count": 1}]}}},
         "spec.resources.reservations.generic",
