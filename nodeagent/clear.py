@@ -44,6 +44,7 @@ def make_serve(node: str, docker: str) -> Callable[[Health], Awaitable[None]]:
         try:
             await clear(engine, node)
             await commands.apply_nft(f"table {TABLE} {{}}\ndelete table {TABLE}\n")
+            await commands.remove_forwarding()
         finally:
             with anyio.CancelScope(shield=True):
                 await engine.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Sequence
 from ipaddress import IPv4Address
@@ -12,7 +13,10 @@ import anyio
 from nodeagent.network.docker_networks import BRIDGE_PREFIX
 from shoal.api.errors import DataplaneError
 
-_COMMENT = "shoal-mesh"
+_MESH_RULE = (
+    "-o", f"{BRIDGE_PREFIX}+", "-m", "conntrack", "--ctstate", "DNAT",
+    "-m", "comment", "--comment", "shoal-mesh", "-j", "ACCEPT",
+)  # fmt: skip
 
 
 async def run(command: Sequence[str], script: str = "") -> str:
@@ -38,14 +42,20 @@ async def ensure_forwarding() -> None:
     DOCKER-USER. It admits connections that were translated on the way (published ports), and no others.
     """
     _set("/proc/sys/net/ipv4/ip_forward")
-    rule = (
-        "-o", f"{BRIDGE_PREFIX}+", "-m", "conntrack", "--ctstate", "DNAT",
-        "-m", "comment", "--comment", _COMMENT, "-j", "ACCEPT",
-    )  # fmt: skip
     try:
-        await run(("iptables", "-w", "-C", "DOCKER-USER", *rule))
+        await run(("iptables", "-w", "-C", "DOCKER-USER", *_MESH_RULE))
     except DataplaneError:
-        await run(("iptables", "-w", "-I", "DOCKER-USER", *rule))
+        await run(("iptables", "-w", "-I", "DOCKER-USER", *_MESH_RULE))
+
+
+async def remove_forwarding() -> None:
+    """Take our rule from DOCKER-USER, as often as it is there; no rule, or no such chain, is fine."""
+    while True:
+        try:
+            await run(("iptables", "-w", "-C", "DOCKER-USER", *_MESH_RULE))
+        except DataplaneError:
+            return
+        await run(("iptables", "-w", "-D", "DOCKER-USER", *_MESH_RULE))
 
 
 async def delete_link(name: str) -> None:
@@ -73,3 +83,17 @@ async def forget_udp_flows(address: IPv4Address) -> None:
     except DataplaneError as error:
         if "0 flow entries" not in error.stderr:
             raise
+
+
+async def udp_flow_targets() -> frozenset[IPv4Address]:
+    """Return the addresses that tracked UDP flows were translated to."""
+    return translated_to(await run(("conntrack", "-L", "-p", "udp", "--dst-nat")))
+
+
+def translated_to(listing: str) -> frozenset[IPv4Address]:
+    """Read who answers in each line of conntrack's listing: the second `src=`. Pure."""
+    found = (_SOURCE.findall(line) for line in listing.splitlines())
+    return frozenset(IPv4Address(sources[1]) for sources in found if len(sources) > 1)
+
+
+_SOURCE = re.compile(r"\bsrc=([0-9.]+)")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
+from ipaddress import IPv4Address
 
 import anyio
 import structlog
@@ -40,6 +41,11 @@ class NodeNetwork:
         self._engine, self._node_uid = engine, node_uid
         self._bridges: dict[str, DockerNetwork] = {}
         self._picture: rules.Picture | None = None
+        """What the rules say; None = they are not known, and are written anew."""
+        self._served: rules.Picture | None = None
+        """The last picture in force, kept while rules are written anew; None = this process has made none yet."""
+        self._stale_flows: set[IPv4Address] = set()
+        """Addresses that serve no more, whose tracked flows have yet to be forgotten."""
         self._checked_at = float("-inf")
         self._changed = anyio.Event()
         self._lock = anyio.Lock()
@@ -123,8 +129,18 @@ class NodeNetwork:
         if old is None:
             self._checked_at = anyio.current_time()
         self._picture = picture
-        for address in rules.vanished(old or picture, picture, Protocol.UDP):
+        await self._forget_flows(picture)
+
+    async def _forget_flows(self, picture: rules.Picture) -> None:
+        """Forget UDP flows to what serves no more, also to what vanished while no agent ran; a failure is made up."""
+        if self._served is not None:
+            self._stale_flows |= rules.vanished(self._served, picture, Protocol.UDP)
+        elif picture.bridges:
+            self._stale_flows |= rules.strangers(await commands.udp_flow_targets(), picture, Protocol.UDP)
+        self._served = picture
+        for address in sorted(self._stale_flows):
             await commands.forget_udp_flows(address)
+            self._stale_flows.discard(address)
 
 
 def _fits(network: DockerNetwork, existing: EngineNetwork) -> bool:

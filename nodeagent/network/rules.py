@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import NamedTuple
 
 from shoal.api.objects import Backend, ServiceEndpoint
@@ -121,6 +121,15 @@ def delta(old: Picture, new: Picture) -> str:
 def vanished(old: Picture, new: Picture, protocol: Protocol = Protocol.UDP) -> frozenset[IPv4Address]:
     """Return addresses that no port of a protocol leads to any more: their tracked flows must be forgotten."""
     return _addresses(old, protocol) - _addresses(new, protocol)
+
+
+def strangers(
+    tracked: Iterable[IPv4Address], picture: Picture, protocol: Protocol = Protocol.UDP
+) -> frozenset[IPv4Address]:
+    """Return addresses of the mesh that flows are tracked to although no port of the protocol leads there."""
+    subnets = [IPv4Network(subnet) for _, subnet in picture.bridges]
+    ours = {address for address in tracked if any(address in subnet for subnet in subnets)}
+    return frozenset(ours) - _addresses(picture, protocol)
 
 
 def _addresses(picture: Picture, protocol: Protocol) -> frozenset[IPv4Address]:

@@ -1,0 +1,91 @@
+"""UDP flows to backends that serve no more are forgotten: however the rules were written, and whatever failed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import IPv4Address
+
+import pytest
+
+from nodeagent.engine.fake import FakeEngine
+from nodeagent.network import commands
+from nodeagent.network.network import NodeNetwork
+from nodeagent.network.rules import Picture, PortKey, Target, strangers
+from shoal.api.errors import DataplaneError
+from shoal.api.states import Protocol
+
+ONE, TWO = IPv4Address("10.0.0.3"), IPv4Address("10.0.0.4")
+LISTING = """
+udp      17 25 src=127.0.0.1 dst=127.0.0.1 sport=4000 dport=53 src=10.0.0.3 dst=10.0.0.2 sport=53 dport=4000 use=1
+udp      17 25 src=192.0.2.9 dst=192.0.2.1 sport=9 dport=9 [UNREPLIED] src=10.9.0.7 dst=192.0.2.9 sport=9 dport=9 use=1
+conntrack v1.4.7 (conntrack-tools): 2 flow entries have been shown.
+"""
+
+
+class Kernel:
+    """Takes rules; tracks flows, and can refuse to forget them."""
+
+    def __init__(self, tracked: Iterable[IPv4Address] = ()) -> None:
+        self.tracked = set(tracked)
+        self.is_stubborn = False
+
+    async def apply_nft(self, script: str) -> None:
+        pass
+
+    async def udp_flow_targets(self) -> frozenset[IPv4Address]:
+        return frozenset(self.tracked)
+
+    async def forget_udp_flows(self, address: IPv4Address) -> None:
+        if self.is_stubborn:
+            raise DataplaneError("conntrack", "no buffer space")
+        self.tracked.discard(address)
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    made = Kernel([ONE, TWO])
+    for name in ("apply_nft", "udp_flow_targets", "forget_udp_flows"):
+        monkeypatch.setattr(commands, name, getattr(made, name))
+    return made
+
+
+def picture(*addresses: IPv4Address) -> Picture:
+    targets = tuple(Target(address, 53) for address in addresses)
+    return Picture({PortKey(Protocol.UDP, 53): targets}, (("shb-a", "10.0.0.0/24"),))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("rewritten", [False, True], ids=["rules are changed", "rules are written anew"])
+async def test_flows_to_a_vanished_backend_are_forgotten(kernel: Kernel, rewritten: bool) -> None:
+    network = NodeNetwork(FakeEngine(), "n1")
+    await network._ensure_rules(picture(ONE, TWO))
+    if rewritten:
+        network._picture = None
+    await network._ensure_rules(picture(TWO))
+    assert kernel.tracked == {TWO}
+
+
+@pytest.mark.anyio
+async def test_flows_to_a_backend_that_vanished_while_no_agent_ran_are_forgotten(kernel: Kernel) -> None:
+    await NodeNetwork(FakeEngine(), "n1")._ensure_rules(picture(TWO))
+    assert kernel.tracked == {TWO}
+
+
+@pytest.mark.anyio
+async def test_flows_that_could_not_be_forgotten_are_forgotten_with_the_next_pass(kernel: Kernel) -> None:
+    network = NodeNetwork(FakeEngine(), "n1")
+    await network._ensure_rules(picture(ONE, TWO))
+    kernel.is_stubborn = True
+    with pytest.raises(DataplaneError):
+        await network._ensure_rules(picture(TWO))
+    kernel.is_stubborn = False
+    await network._ensure_rules(picture(TWO))
+    assert kernel.tracked == {TWO}
+
+
+def test_conntracks_listing_tells_who_answers() -> None:
+    assert commands.translated_to(LISTING) == {ONE, IPv4Address("10.9.0.7")}
+
+
+def test_flows_outside_the_mesh_are_others() -> None:
+    assert strangers([ONE, IPv4Address("10.9.0.7")], picture()) == {ONE}
