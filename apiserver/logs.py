@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import anyio
@@ -76,8 +76,8 @@ def log_query(query: Mapping[str, str]) -> LogQuery:
     tail, since = query.get("tail", ""), query.get("since", "")
     if since:
         try:
-            datetime.fromisoformat(since)
-        except ValueError as error:
+            since = _moment(since).isoformat()
+        except (ValueError, OverflowError) as error:
             message = f"expected a time such as 2026-01-31T12:00:00Z, found {since[:60]!r}"
             raise InvalidError([Fault("since", message)]) from error
     return LogQuery(
@@ -88,6 +88,12 @@ def log_query(query: Mapping[str, str]) -> LogQuery:
         stderr="stderr" not in query or incoming.flag(query, "stderr"),
         timestamps="timestamps" not in query or incoming.flag(query, "timestamps"),
     )
+
+
+def _moment(text: str) -> datetime:
+    """Read a time, UTC unless it says otherwise: the nodes' own zones may differ. ValueError, OverflowError."""
+    found = datetime.fromisoformat(text)
+    return (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).astimezone(UTC)
 
 
 def has_log(task: o.Task) -> bool:
@@ -221,8 +227,6 @@ class Logs:
         uid = watcher.selector.only("spec.service.uid")
         return list(self._mirror.cache.by(TASKS_BY_SERVICE, uid).values()) if uid else []
 
-    # --- Usage -------------------------------------------------------------------------------------------------
-
     async def top(self, request: web.Request) -> web.StreamResponse:
         """Answer one sample of every running task; nodes that do not answer are named."""
         incoming.only(request.query)
@@ -250,9 +254,6 @@ class Logs:
                 group.start_soon(sample, node)
         ordered = sorted(items, key=lambda item: (str(item.get("service")), str(item.get("task"))))
         return json_response(wire.encode({"items": ordered, "warnings": sorted(warnings)}))
-
-
-# --- Merging by time -------------------------------------------------------------------------------------------
 
 
 async def by_time(answers: Mapping[str, Receiver]) -> AsyncIterator[Line]:

@@ -47,16 +47,21 @@ class Requests:
         return frozenset(self._outboxes)
 
     def connect(self, node: str, outbox: Outbox) -> None:
-        """A node's stream is open; a newer one takes over from an older."""
+        """A node's stream is open; a newer one takes over from an older, and what the older was asked is over."""
+        if node in self._outboxes:
+            self._give_up(node)
         self._outboxes[node] = outbox
 
     def disconnect(self, node: str, outbox: Outbox) -> None:
         """A node's stream ended: whoever waits for an answer of its is told so."""
         if self._outboxes.get(node) is outbox:
             del self._outboxes[node]
-            for asked, send in list(self._waiting.values()):
-                if asked == node:
-                    send.close()
+            self._give_up(node)
+
+    def _give_up(self, node: str) -> None:
+        for asked, send in list(self._waiting.values()):
+            if asked == node:
+                send.close()
 
     @asynccontextmanager
     async def ask(

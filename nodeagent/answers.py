@@ -72,7 +72,7 @@ class Answers:
     ) -> None:
         try:
             await produce(send, worker, params)
-        except ShoalError as error:
+        except (ShoalError, ValueError, OverflowError) as error:  # a question nobody can read harms its asker alone
             await send.send({"warning": f"task {_name(worker)}: {error}"})
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             return
