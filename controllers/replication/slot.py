@@ -121,9 +121,6 @@ def _is_blocked(view: View, held: Held, stopping: Collection[Task]) -> bool:
     )
 
 
-# --- actions ---------------------------------------------------------------------------------------------------
-
-
 def _succeed(
     view: View,
     held: Held,

@@ -93,9 +93,6 @@ def _complete(status: RolloutStatus, now: datetime) -> RolloutStatus:
     )
 
 
-# --- actions ---------------------------------------------------------------------------------------------------
-
-
 def _write(view: View, before: RolloutStatus, after: RolloutStatus) -> Iterator[Action]:
     service = view.owner
     exists = (still_exists(service),)

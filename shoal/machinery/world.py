@@ -392,9 +392,6 @@ def _apply_to(
     return [change for change in changes if change is not None]
 
 
-# --- The agent -------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Behaviour:
     """How a task's container behaves; spans in seconds of the world's clock.

@@ -163,9 +163,6 @@ async def test_a_great_many_statuses_go_in_several_reports() -> None:
     assert [len(report.tasks) for report in desk.server.reports] == [MOST_TASKS, 5]
 
 
-# --- Images ----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.anyio
 async def test_an_image_is_pulled_once_for_all_who_wait() -> None:
     engine = FakeEngine(registry=(IMAGE,))
@@ -199,9 +196,6 @@ async def test_a_registry_that_does_not_answer_is_left_alone_for_local_images_on
         await images.ensure("r:5000/c")
 
 
-# --- Log frames ------------------------------------------------------------------------------------------------
-
-
 def frame(stream: int, text: bytes) -> bytes:
     return bytes((stream, 0, 0, 0)) + len(text).to_bytes(4, "big") + text
 
@@ -224,9 +218,6 @@ def test_frames_are_read_however_they_are_cut(cuts: list[int]) -> None:
 
 def test_a_terminals_lines_lose_their_carriage_return() -> None:
     assert FrameReader(is_tty=True).feed(b"T1 one\r\n") == [LogLine("stdout", "T1", b"one")]
-
-
-# --- Assignments -----------------------------------------------------------------------------------------------
 
 
 def test_increments_put_and_delete() -> None:

@@ -258,9 +258,6 @@ def test_dnsrr_keeps_its_ports_mode() -> None:
     assert not Cluster().apply(wanted(ports=(port,), endpoint=Endpoint(EndpointMode.DNSRR))).faults
 
 
-# --- Nodes and the cluster -------------------------------------------------------------------------------------
-
-
 def test_a_node_keeps_its_status_whatever_people_send() -> None:
     node = with_meta(make_node("n1"), resource_version=3)
     new = msgspec.structs.replace(

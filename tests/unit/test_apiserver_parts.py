@@ -26,8 +26,6 @@ from shoal.machinery.clock import VirtualClock
 from shoal.machinery.memory import MemoryStore
 from shoal.machinery.testkit import make_cluster, make_node, make_service, make_task
 
-# --- Selectors -------------------------------------------------------------------------------------------------
-
 
 @pytest.mark.parametrize(
     ("text", "labels", "holds"),
@@ -92,9 +90,6 @@ def test_a_field_that_is_not_there_or_not_plain_is_a_fault(path: str) -> None:
         parse_for(o.Task, "", f"{path}=x")
 
 
-# --- Bytes -----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "obj", [make_service(), make_node(), make_task(), make_cluster()], ids=lambda obj: type(obj).__name__
 )
@@ -129,9 +124,6 @@ def test_a_newer_stored_form_is_joined_as_well() -> None:
     assert msgspec.json.decode(wire.joined_status(raw, b'{"b":2}'))["status"] == {"a": 1, "b": 2}
 
 
-# --- Merge patch: the examples of RFC 7396, appendix A ---------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("target", "patch", "result"),
     [
@@ -152,8 +144,6 @@ def test_a_newer_stored_form_is_joined_as_well() -> None:
 def test_merge_patches(target: Any, patch: Any, result: Any) -> None:
     assert merged(target, patch) == result
 
-
-# --- Who may what ----------------------------------------------------------------------------------------------
 
 WORKER = Identity(node="n1")
 
@@ -181,9 +171,6 @@ def test_a_worker_reaches_what_is_its_own_and_nothing_else(route: str) -> None:
 def test_an_admin_may_all_and_nobody_an_unlisted_route() -> None:
     assert all(may(ADMIN, route, "n1") for route in RULES)
     assert not may(ADMIN, "brand-new", "n1")
-
-
-# --- Watches ---------------------------------------------------------------------------------------------------
 
 
 def record(revision: int, name: str = "web", *, new: bool = True, labels: dict[str, str] | None = None) -> Record:
@@ -250,8 +237,6 @@ def test_what_never_matched_is_not_deleted_to_a_watcher() -> None:
     assert record(1, new=False).line_for(selector) is None
     assert record(1, new=False, labels={"tier": "front"}).line_for(selector) is not None
 
-
-# --- Statuses --------------------------------------------------------------------------------------------------
 
 N1 = make_node("n1")
 

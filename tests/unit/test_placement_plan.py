@@ -64,9 +64,6 @@ def labelled(**labels: str) -> list[Node]:
     return [make_node(name, labels={"zone": zone}) for name, zone in labels.items()]
 
 
-# --- where tasks go --------------------------------------------------------------------------------------------
-
-
 def test_a_task_is_assigned_with_node_state_and_time() -> None:
     picture = placed(make_node("n1"), *pending(make_service()))
     task = picture.one(Task)
@@ -151,8 +148,6 @@ def test_a_preference_for_anything_but_labels_is_passed_over() -> None:
     web = make_service(placement=Placement(preferences=(Preference("node.id"),)))
     assert sorted(where(placed(make_node("a"), make_node("b"), *pending(web, 2)))) == ["a", "b"]
 
-
-# --- who may run what ------------------------------------------------------------------------------------------
 
 HOST_PORT = (Port(80, 8080, mode=PublishMode.HOST),)
 
@@ -252,9 +247,6 @@ def test_named_resources_are_given_out_once() -> None:
     ]
 
 
-# --- what is held, and when it is free -------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("state", "desired", "is_free"),
     [
@@ -320,8 +312,6 @@ def test_tasks_with_a_node_go_before_the_others() -> None:
     picture = placed(node, *pending(web), *pending(everywhere, node=node))
     assert [task.status.state for task in picture.all(Task)] == [TaskState.PENDING, TaskState.ASSIGNED]
 
-
-# --- who has to leave ------------------------------------------------------------------------------------------
 
 SSD = Placement(constraints=("node.labels.disk == ssd",))
 WITH_SSD = make_node("n1", labels={"disk": "ssd"})
@@ -405,9 +395,6 @@ def test_a_task_that_goes_anyway_is_left_alone(changes: dict[str, Any]) -> None:
     web = make_service(placement=SSD)
     picture = Picture(CONTROLLER, WITHOUT, web, make_task(web, node=WITHOUT, **changes))
     assert picture.step(KEY).actions == ()
-
-
-# --- in general ------------------------------------------------------------------------------------------------
 
 
 def test_the_order_in_which_things_arrive_does_not_matter() -> None:

@@ -38,9 +38,6 @@ def fail(stage: Stage, slot: int = 1, state: TaskState = TaskState.FAILED) -> Ta
     return task
 
 
-# --- the policy ------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("condition", "state", "restarts"),
     [
@@ -166,9 +163,6 @@ def test_a_crash_loop_keeps_no_more_than_the_history_limit() -> None:
     assert stage.current().status.state is TaskState.RUNNING
 
 
-# --- waiting for the old task ----------------------------------------------------------------------------------
-
-
 def drain(stage: Stage) -> None:
     stage.put(make_node("n1", availability=Availability.DRAIN))
 
@@ -254,9 +248,6 @@ def test_an_evicted_task_is_replaced_by_policy_once_its_node_gave_it_up() -> Non
     old = fail(stage, state=TaskState.REJECTED)
     assert stage.current().spec.replaces == old.metadata.uid
     assert stage.current().spec.desired_state is DesiredState.READY
-
-
-# --- start-up --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("state", [TaskState.FAILED, TaskState.REJECTED, TaskState.ORPHANED])

@@ -146,8 +146,6 @@ def test_lowest_free_numbers_skip_what_is_taken() -> None:
     assert lowest_free({"1", "3"}, 3) == ["2", "4", "5"]
 
 
-# --- victims ---------------------------------------------------------------------------------------------------
-
 WEB = make_service(replicas=7)
 RUNNING, PREPARING = TaskState.RUNNING, TaskState.PREPARING
 

@@ -25,9 +25,6 @@ def staged(**spec: object) -> Stage:
     return stage
 
 
-# --- what restarts a task --------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("change", "restarts"),
     [
@@ -70,9 +67,6 @@ def test_back_to_a_template_that_tasks_still_run_replaces_nothing() -> None:
     stage.deploy(replicas=2)
     stage.run(N1, N2)
     assert stage.tasks() == before
-
-
-# --- waiting for rollout ---------------------------------------------------------------------------------------
 
 
 def planned(service: Service, stage: Stage, **rollout: object) -> Plan:
@@ -126,9 +120,6 @@ def test_a_new_slot_s_revision(state: RolloutState, is_target: bool) -> None:
     stage.settle()
     assert stage.current(2).spec.revision == (new if is_target else old).status.revision
     assert stage.current(1).spec.revision == old.status.revision
-
-
-# --- stop-first ------------------------------------------------------------------------------------------------
 
 
 def test_stop_first_starts_the_new_task_once_the_old_one_has_stopped() -> None:
@@ -190,9 +181,6 @@ def test_two_updates_in_a_row_wait_for_every_task_that_still_runs() -> None:
     stage.move(first, TaskState.SHUTDOWN)
     stage.settle()
     assert stage.current().spec.desired_state is DesiredState.RUNNING
-
-
-# --- start-first -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ports", [pytest.param((), id="no traffic"), pytest.param(PUBLISHED, id="published")])

@@ -91,8 +91,6 @@ def test_what_needs_an_address(spec: dict[str, object], needs: bool) -> None:
     assert needs_address(template_of(make_service(**spec).spec)) is needs
 
 
-# --- counts ----------------------------------------------------------------------------------------------------
-
 UP, DOWN = make_node("up"), make_node("down", state=NodeState.DOWN)
 NODES = {node.metadata.uid: node for node in (UP, DOWN)}
 SHUTDOWN = DesiredState.SHUTDOWN
