@@ -81,7 +81,8 @@ def test_a_controller_works_by_hand(rough_host: Host, bystander: Bystander, cont
     bystander.assert_untouched()
 
 
-def test_a_node_s_state_is_the_nodes_controller_s_work(rough_host: Host, bystander: Bystander) -> None:
+def test_a_node_s_state_is_the_nodes_controller_s_work(rough_host: Host) -> None:
+    """Last in this module: a node that was down has its tasks replaced, the bystander's, too."""
     host = rough_host
     host.shoal("down nodes nodeagent").ok()
     try:
@@ -92,7 +93,6 @@ def test_a_node_s_state_is_the_nodes_controller_s_work(rough_host: Host, bystand
             eventually(lambda: state(host) == "ready", within=60)
     finally:
         host.shoal("up nodes nodeagent").ok()
-    assert not bystander.port.failures()
 
 
 def state(host: Host) -> str:

@@ -54,7 +54,7 @@ def test_an_absent_engine_is_told_with_what_to_do(fresh_host: Host) -> None:
 
 
 def test_an_absent_etcd_is_told_with_its_package(fresh_host: Host) -> None:
-    said = fresh_host.run(sys.executable, "-m", "shoal.cli.main", "up", PATH="/nowhere")
+    said = fresh_host.run("env", "PATH=/nowhere", sys.executable, "-m", "shoal.cli.main", "up")
     assert said.code == 1
     assert "etcd and nft not found: install with `apt-get install etcd-server nftables`" in said.err
 
