@@ -98,7 +98,7 @@ def make_serve(
                     await agent.run()
                 except* RemovedError as group:
                     log.error("node_removed", reason=str(_first(group)))
-                    await _let_go(engine, node_uid)
+                    await _let_go(engine, node_uid, run_dir)
                     raise
             finally:
                 with anyio.CancelScope(shield=True):
@@ -114,11 +114,11 @@ def _first(group: BaseExceptionGroup[RemovedError]) -> BaseException:
     return found
 
 
-async def _let_go(engine: DockerEngine, node_uid: str) -> None:
+async def _let_go(engine: DockerEngine, node_uid: str, run_dir: Path) -> None:
     """Remove what is ours from the engine, however often it takes to ask."""
     while True:
         try:
-            await clear(engine, node_uid)
+            await clear(engine, node_uid, run_dir)
             return
         except* EngineError as group:
             log.warning("host_not_cleared", reason=str(group.exceptions[0]))

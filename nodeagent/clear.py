@@ -1,13 +1,14 @@
 """Takes from a host what Shoal made on it: `python -m nodeagent.clear --node UID`, when the host leaves its swarm.
 
-The node's task containers, then the networks they were on, then the rules. Whatever others made stays. It may be run
-again after a crash.
+The node's task containers, then their secrets and the networks they were on, then the rules. Whatever others made
+stays. It may be run again after a crash.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Final
 
 import anyio
@@ -17,6 +18,7 @@ from anyio import CapacityLimiter
 
 from nodeagent.engine.contract import Engine
 from nodeagent.engine.docker import DockerEngine
+from nodeagent.mounts.files import TaskFiles
 from nodeagent.network import commands
 from nodeagent.network.docker_networks import OURS
 from nodeagent.network.rules import TABLE
@@ -32,17 +34,20 @@ log = structlog.get_logger()
 @click.command()
 @click.option("--node", required=True, help="The node's uid.")
 @click.option("--docker", default="unix:///var/run/docker.sock", show_default=True, help="The Docker engine.")
+@click.option(
+    "--run-dir", type=click.Path(path_type=Path), default="/run/shoal", show_default=True, help="The agent's."
+)
 @process_options
-def main(node: str, docker: str, process: ProcessOptions) -> None:
-    """Remove the node's task containers, Shoal's networks and its rules."""
-    sys.exit(run_process("clear", make_serve(node, docker), process))
+def main(node: str, docker: str, run_dir: Path, process: ProcessOptions) -> None:
+    """Remove the node's task containers, their secrets, Shoal's networks and its rules."""
+    sys.exit(run_process("clear", make_serve(node, docker, run_dir), process))
 
 
-def make_serve(node: str, docker: str) -> Callable[[Health], Awaitable[None]]:
+def make_serve(node: str, docker: str, run_dir: Path) -> Callable[[Health], Awaitable[None]]:
     async def serve(_: Health) -> None:
         engine = DockerEngine(docker)
         try:
-            await clear(engine, node)
+            await clear(engine, node, run_dir)
             await commands.apply_nft(f"table {TABLE} {{}}\ndelete table {TABLE}\n")
             await commands.remove_forwarding()
         finally:
@@ -52,8 +57,8 @@ def make_serve(node: str, docker: str) -> Callable[[Health], Awaitable[None]]:
     return serve
 
 
-async def clear(engine: Engine, node: str) -> None:
-    """Remove the node's containers and then Shoal's networks; EngineError where the engine does not let us."""
+async def clear(engine: Engine, node: str, run_dir: Path) -> None:
+    """Remove the node's containers, their files, then Shoal's networks; EngineError if the engine does not let us."""
     limiter = CapacityLimiter(AT_ONCE)
 
     async def remove(container: str) -> None:
@@ -64,6 +69,7 @@ async def clear(engine: Engine, node: str) -> None:
     async with anyio.create_task_group() as tasks:
         for summary in found:
             tasks.start_soon(remove, summary.id)
+    await TaskFiles(run_dir / "files").sweep(())
     networks = await engine.networks(OURS)
     for network in networks:
         await engine.remove_network(network.name)

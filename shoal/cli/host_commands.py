@@ -54,6 +54,11 @@ run_dir_option = click.option(
     help="The host daemon's sockets.",
 )  # fmt: skip
 
+availability_option = click.option(
+    "--availability", type=click.Choice(["active", "pause", "drain"]), default="active", show_default=True,
+    help="Whether this node gets tasks at once.",
+)  # fmt: skip
+
 
 @click.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
@@ -94,16 +99,19 @@ def up(processes: tuple[str, ...], state_dir: Path, run_dir: Path, **options: st
 
 @click.command()
 @click.option("--advertise-addr", default="", help="This host's address for others, or an interface of it.")
+@availability_option
 @click.option("--ca-cert", type=click.File("r"), help="A root certificate of your own (PEM), to sign nodes' with.")
 @click.option("--ca-key", type=click.File("r"), help="Its private key (PEM).")
 @run_dir_option
-def init(advertise_addr: str, ca_cert: IO[str] | None, ca_key: IO[str] | None, run_dir: Path) -> None:
+def init(
+    advertise_addr: str, availability: str, ca_cert: IO[str] | None, ca_key: IO[str] | None, run_dir: Path
+) -> None:
     """Make this host the first of a new swarm."""
     if (ca_cert is None) != (ca_key is None):
         raise InvalidError("--ca-cert and --ca-key belong together; one is missing")
     if status_of(run_dir) is None:
         raise UnavailableError(f"no host daemon answers on {run_dir}/host.sock: start it with `shoal up`")
-    wanted = {"advertiseAddr": advertise_addr}
+    wanted = {"advertiseAddr": advertise_addr, "availability": availability}
     if ca_cert is not None and ca_key is not None:
         wanted |= {"caCertificate": ca_cert.read(), "caKey": ca_key.read()}
     identity = call_daemon(run_dir, "POST", "/init", wanted)

@@ -9,7 +9,15 @@ import click
 
 from shoal.api.errors import UnavailableError
 from shoal.cli.client import Client, run
-from shoal.cli.host_commands import TIMED_OUT, call_daemon, run_dir_option, show_up, status_of, wait_until_settled
+from shoal.cli.host_commands import (
+    TIMED_OUT,
+    availability_option,
+    call_daemon,
+    run_dir_option,
+    show_up,
+    status_of,
+    wait_until_settled,
+)
 from shoal.cli.options import api_of
 
 
@@ -17,10 +25,7 @@ from shoal.cli.options import api_of
 @click.argument("remote", metavar="HOST[:2377]")
 @click.option("--token", required=True, help="The join token, as `shoal token` prints it.")
 @click.option("--advertise-addr", default="", help="This host's address for others, or an interface of it.")
-@click.option(
-    "--availability", type=click.Choice(["active", "pause", "drain"]), default="active", show_default=True,
-    help="Whether this node gets tasks at once.",
-)  # fmt: skip
+@availability_option
 @run_dir_option
 def join(remote: str, token: str, advertise_addr: str, availability: str, run_dir: Path) -> None:
     """Make this host a member of the swarm that a manager at HOST belongs to."""

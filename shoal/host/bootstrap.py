@@ -40,7 +40,7 @@ def first_objects(identity: Identity, root: Root, now: datetime) -> tuple[o.Obje
         ),
         o.Node(
             metadata=_meta(identity.name, identity.node, now),
-            spec=o.NodeSpec(role=Role.MANAGER),
+            spec=o.NodeSpec(role=Role.MANAGER, availability=identity.availability),
             status=o.NodeStatus(
                 state=NodeState.UNKNOWN,
                 address=identity.advertise_addr,

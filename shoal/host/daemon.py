@@ -131,11 +131,13 @@ class HostDaemon:
             found.append(str(error))
         return found
 
-    async def init(self, advertise_addr: str, brought: Pair | None = None) -> Identity:
+    async def init(
+        self, advertise_addr: str, availability: Availability = Availability.ACTIVE, brought: Pair | None = None
+    ) -> Identity:
         """Make this host the first of a new cluster. Every complaint comes before anything is changed."""
         async with self._lock:
             self._need_no_swarm()
-            identity = await self._choose_identity(advertise_addr)
+            identity = await self._choose_identity(advertise_addr, availability)
             remove(self.options.paths.first_root)  # of an init that died before its identity was written
             self._prepare(identity, brought)
             self.identity = identity
@@ -203,7 +205,7 @@ class HostDaemon:
                 "`shoal leave` makes it leave"
             )
 
-    async def _choose_identity(self, advertise_addr: str) -> Identity:
+    async def _choose_identity(self, advertise_addr: str, availability: Availability) -> Identity:
         options, ports = self.options, self.options.etcd_ports()
         api_port = options.api_port or API_PORT
         address = preflight.choose_address(advertise_addr, preflight.addresses_by_interface())
@@ -214,7 +216,7 @@ class HostDaemon:
         preflight.need_free_port(api_port, "the API server", "`shoal up --api-port`", "0.0.0.0")  # noqa: S104
         if options.paths.etcd_data.exists():
             raise AlreadyExistsError(f"{options.paths.etcd_data} holds an earlier cluster: move it away, then retry")
-        return identities.make_first_identity(options.name, address, ports, api_port)
+        return identities.make_first_identity(options.name, address, ports, api_port, availability)
 
     def _prepare(self, identity: Identity, brought: Pair | None = None) -> None:
         """Write what a manager's processes need; the identity last: a crash before it leaves an uninitialised host."""
@@ -275,16 +277,15 @@ class HostDaemon:
 
     async def _give_up(self, identity: Identity) -> str:
         """Remove what the swarm has on this host: containers first, the identity last. Returns what stayed."""
-        command = (
-            sys.executable,
-            "-P",
-            "-m",
-            "nodeagent.clear",
+        options = (
             "--node",
             identity.node,
             "--docker",
             self.options.docker,
+            "--run-dir",
+            str(self.options.paths.run_dir),
         )
+        command = (sys.executable, "-P", "-m", "nodeagent.clear", *options)
         done = await anyio.run_process(command, check=False, stderr=subprocess.STDOUT)
         said = done.stdout.decode(errors="replace").strip().splitlines()
         self._wipe()

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from shoal.api.errors import TerminalError
 from shoal.api.meta import uid_from
-from shoal.api.states import Role
+from shoal.api.states import Availability, Role
 from shoal.host.files import write_atomic
 
 
@@ -48,6 +48,8 @@ class Identity(Struct, frozen=True, rename="camel", kw_only=True):
     etcd_ports: EtcdPorts = EtcdPorts()
     api_port: int = API_PORT
     """Where a manager serves other hosts."""
+    availability: Availability = Availability.ACTIVE
+    """What the node begins with; later the node's spec says."""
     managers: tuple[str, ...] = ()
     """Where a worker finds API servers: "10.0.0.1:2377"."""
 
@@ -56,7 +58,13 @@ def random_uid() -> str:
     return uid_from(secrets.token_bytes(16))
 
 
-def make_first_identity(name: str, advertise_addr: str, etcd_ports: EtcdPorts, api_port: int = API_PORT) -> Identity:
+def make_first_identity(
+    name: str,
+    advertise_addr: str,
+    etcd_ports: EtcdPorts,
+    api_port: int = API_PORT,
+    availability: Availability = Availability.ACTIVE,
+) -> Identity:
     """Return the identity of a host that begins a cluster."""
     return Identity(
         phase=Phase.INITIALISING,
@@ -68,6 +76,7 @@ def make_first_identity(name: str, advertise_addr: str, etcd_ports: EtcdPorts, a
         advertise_addr=advertise_addr,
         etcd_ports=etcd_ports,
         api_port=api_port,
+        availability=availability,
     )
 
 

@@ -25,7 +25,7 @@ import msgspec
 from aiohttp import web
 
 from shoal.api.errors import InvalidError, ShoalError
-from shoal.api.states import Role
+from shoal.api.states import Availability, Role
 from shoal.host.daemon import HostDaemon, JoinRequest
 from shoal.host.probe import is_ready
 from shoal.host.report import HostReport, ProcessReport, report_process
@@ -44,6 +44,7 @@ class InitRequest(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     """`ca_certificate`, `ca_key`: PEM of a root that the user brings; "" = one is made."""
 
     advertise_addr: str = ""
+    availability: Availability = Availability.ACTIVE
     ca_certificate: str = ""
     ca_key: str = ""
 
@@ -82,7 +83,7 @@ def make_app(daemon: HostDaemon) -> web.Application:
 
     async def init(request: web.Request) -> web.Response:
         wanted = _decode(await request.read(), InitRequest)
-        return _json(await daemon.init(wanted.advertise_addr, wanted.authority()))
+        return _json(await daemon.init(wanted.advertise_addr, wanted.availability, wanted.authority()))
 
     async def join(request: web.Request) -> web.Response:
         return _json(await daemon.join(_decode(await request.read(), JoinRequest)))

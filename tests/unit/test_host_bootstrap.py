@@ -11,7 +11,7 @@ from shoal.api import keys
 from shoal.api import objects as o
 from shoal.api.codec import decode
 from shoal.api.errors import AlreadyExistsError, TerminalError
-from shoal.api.states import Role
+from shoal.api.states import Availability, Role
 from shoal.host.bootstrap import bootstrap, first_objects
 from shoal.host.identity import EtcdPorts, load, make_first_identity, save
 from shoal.machinery.authority import Root
@@ -46,6 +46,24 @@ async def test_a_new_cluster_has_its_node_its_ingress_network_and_what_they_clai
     assert (ingress.status.vni, ingress.status.subnets[0].gateway) == (4096, "10.0.0.1")
     assert claim.metadata.owner is not None
     assert claim.metadata.owner.uid == ingress.metadata.uid
+
+
+@pytest.mark.anyio
+async def test_the_cluster_holds_its_root_and_the_node_begins_as_asked_and_says_where_it_serves_others() -> None:
+    me = make_first_identity("alpha", "10.99.0.1", EtcdPorts(), 12377, Availability.DRAIN)
+    store = MemoryStore()
+
+    await bootstrap(store, me, ROOT, NOW)
+
+    by_key = {item.key: item.value for item in (await store.list(keys.ROOT)).items}
+    status = decode(o.Cluster, by_key[keys.CLUSTER]).status
+    node = decode(o.Node, by_key[keys.node(me.node)])
+    assert (status.ca_certificate, status.sealed_ca_key, status.sealed_tokens) == (
+        "certificate",
+        "sealed key",
+        "sealed tokens",
+    )
+    assert (node.spec.availability, node.status.api) == (Availability.DRAIN, "10.99.0.1:12377")
 
 
 @pytest.mark.anyio
