@@ -12,12 +12,12 @@ import click
 import structlog
 
 from nodeagent.agent import Agent
-from nodeagent.clear import clear
+from nodeagent.clear import clear, clear_rules
 from nodeagent.client import ApiClient
 from nodeagent.engine.docker import DockerEngine
 from nodeagent.network.network import NodeNetwork
 from nodeagent.tls import NodeTls
-from shoal.api.errors import EngineError, RemovedError
+from shoal.api.errors import DataplaneError, EngineError, RemovedError
 from shoal.machinery.clock import SystemClock
 from shoal.machinery.process import Health, ProcessOptions, process_options, run_process
 
@@ -115,12 +115,13 @@ def _first(group: BaseExceptionGroup[RemovedError]) -> BaseException:
 
 
 async def _let_go(engine: DockerEngine, node_uid: str, run_dir: Path) -> None:
-    """Remove what is ours from the engine, however often it takes to ask."""
+    """Remove what is ours from the engine and the kernel, however often it takes to ask."""
     while True:
         try:
             await clear(engine, node_uid, run_dir)
+            await clear_rules()
             return
-        except* EngineError as group:
+        except* (EngineError, DataplaneError) as group:
             log.warning("host_not_cleared", reason=str(group.exceptions[0]))
         await anyio.sleep(CLEAR_AGAIN_S)
 

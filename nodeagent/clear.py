@@ -48,8 +48,7 @@ def make_serve(node: str, docker: str, run_dir: Path) -> Callable[[Health], Awai
         engine = DockerEngine(docker)
         try:
             await clear(engine, node, run_dir)
-            await commands.apply_nft(f"table {TABLE} {{}}\ndelete table {TABLE}\n")
-            await commands.remove_forwarding()
+            await clear_rules()
         finally:
             with anyio.CancelScope(shield=True):
                 await engine.close()
@@ -74,6 +73,12 @@ async def clear(engine: Engine, node: str, run_dir: Path) -> None:
     for network in networks:
         await engine.remove_network(network.name)
     log.info("host_cleared", containers=len(found), networks=len(networks))
+
+
+async def clear_rules() -> None:
+    """Remove our packet rules; DataplaneError if the kernel does not let us."""
+    await commands.apply_nft(f"table {TABLE} {{}}\ndelete table {TABLE}\n")
+    await commands.remove_forwarding()
 
 
 if __name__ == "__main__":
