@@ -31,8 +31,8 @@ RETRY_MOST_S: Final = 1.0
 BURST: Final = 5
 """Tasks on their way to running at once, from which reports keep a distance of BURST_GAP_S seconds."""
 
-BURST_GAP_S: Final = 0.1
-"""Source: SwarmKit's dispatcher writes statuses as often."""
+BURST_GAP_S: Final = 0.25
+"""Seconds. A container takes as long to start; nobody waits for the news but people, and each costs every process."""
 
 MOST_TASKS: Final = 1000
 """Statuses in one report."""

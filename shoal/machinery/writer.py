@@ -18,6 +18,7 @@ from datetime import datetime
 
 import anyio
 import msgspec
+from anyio.lowlevel import checkpoint
 
 from shoal.api import codec, ownership
 from shoal.api.errors import ConflictError, InvariantError, ShoalError, UnavailableError
@@ -42,6 +43,10 @@ from shoal.machinery.store import (
 
 LANES = 4
 """Transactions under way at once: enough to hide the round trip, few enough to batch under load."""
+
+QUIET_TURNS = 4
+"""Turns of the event loop without a new caller after which a transaction sets off: a runner's workers, woken by one
+revision, come within two or three of each other."""
 
 ROUNDS = 3
 """Conflicts a packed transaction survives before its actions are tried one by one."""
@@ -273,16 +278,25 @@ class Writer:
                 self._pending.append(entry)
             else:
                 entry.finish()
+        try:
+            await self._carry_all(entries)
+        finally:
+            for entry in entries:
+                if not entry.taken and not entry.done.is_set():
+                    self._pending.remove(entry)  # its caller went away before anybody carried it
+        return entries
+
+    async def _carry_all(self, entries: Sequence[_Entry]) -> None:
         if len(entries) <= MAX_OPERATIONS:
             await self._drain(entries)
-        else:
-            async with anyio.create_task_group() as tasks:
-                for _ in range(LANES):
-                    tasks.start_soon(self._drain, entries)
-        return entries
+            return
+        async with anyio.create_task_group() as tasks:
+            for _ in range(LANES):
+                tasks.start_soon(self._drain, entries)
 
     async def _drain(self, entries: Sequence[_Entry]) -> None:
         while any(not entry.taken and not entry.done.is_set() for entry in reversed(entries)):
+            await self._await_company()
             async with self._lanes:
                 batch = self._take()
                 if batch:
@@ -290,6 +304,14 @@ class Writer:
                         await self._carry(batch, ROUNDS)
         for entry in entries:
             await entry.done.wait()
+
+    async def _await_company(self) -> None:
+        """Let callers that are about to write join in: a few turns of the loop save whole transactions."""
+        seen, quiet = len(self._pending), 0
+        while quiet < QUIET_TURNS and len(self._pending) < MAX_OPERATIONS:
+            await checkpoint()
+            quiet = 0 if len(self._pending) > seen else quiet + 1
+            seen = len(self._pending)
 
     def _take(self) -> list[_Entry]:
         """Take from the front of the queue what fits into one transaction."""

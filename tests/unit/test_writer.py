@@ -6,6 +6,7 @@ from datetime import timedelta
 import anyio
 import msgspec
 import pytest
+from anyio.lowlevel import checkpoint
 
 from shoal.api import codec, keys
 from shoal.api.errors import ConflictError, InvariantError, UnavailableError
@@ -142,6 +143,30 @@ async def test_concurrent_callers_share_transactions(store: MemoryStore) -> None
             tasks.start_soon(call, action)
     assert len(store.history) == 60
     assert len(seen) < 10
+
+
+async def test_callers_that_come_a_turn_after_each_other_share_one_transaction(store: MemoryStore) -> None:
+    seen, writer = commits(store), api_writer(store)
+
+    async def call(turns: int, action: Action) -> None:
+        for _ in range(turns):
+            await checkpoint()
+        await writer.commit(action, holding())
+
+    async with anyio.create_task_group() as tasks:
+        for number, action in enumerate(creates(range(8))):
+            tasks.start_soon(call, 2 * number, action)
+    assert len(seen) == 1
+
+
+async def test_what_a_caller_asked_who_went_away_in_time_is_not_written_later(store: MemoryStore) -> None:
+    writer = api_writer(store)
+    first, second = creates(range(2))
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await writer.commit(first, holding())
+    await writer.commit(second, holding())
+    assert [key for _, key, _ in store.history] == ["/shoal/claims/vni/1"]
 
 
 async def test_a_caller_that_goes_away_harms_nobody_who_shares_its_transaction(store: MemoryStore) -> None:
