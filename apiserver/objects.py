@@ -70,12 +70,12 @@ class Objects:
         first_version, after = _continued(query.get("continue", ""))
         version = first_version or self._mirror.version(self._seen(kind))
         found = sorted(key for key, obj in _candidates(cache, kind, selector) if key > after and selector.matches(obj))
-        if kind is o.Event:
-            found.sort(key=lambda key: _last_at(cache.get(o.Event, key)))
         more = ""
         if limit and len(found) > limit:
             found = found[:limit]
             more = _continue(version, found[-1])
+        if kind is o.Event:  # only now: pages follow the order of keys
+            found.sort(key=lambda key: _last_at(cache.get(o.Event, key)))
         body = wire.listing(kind.KIND, version, (self.body(kind, key) for key in found), more)
         return json_response(body)
 

@@ -70,14 +70,14 @@ def _moment(since: str) -> str:
     """Spell `10m` or a time as a time."""
     try:
         moment = datetime.now(UTC) - timedelta(seconds=Duration.parse(since).seconds)
-    except ValueError:
+    except (ValueError, OverflowError):
         try:
-            moment = datetime.fromisoformat(since)
-        except ValueError:
+            moment = datetime.fromisoformat(since).astimezone(UTC)
+        except (ValueError, OverflowError):
             raise InvalidError(
                 f"--since: expected a span such as 10m, or a time such as 2026-01-31T12:00:00Z, found {since!r}"
             ) from None
-    return (moment if moment.tzinfo else moment.astimezone()).astimezone(UTC).isoformat()
+    return moment.isoformat()
 
 
 class Printer:

@@ -260,3 +260,22 @@ async def test_a_removed_nodes_stream_ends(api: Api) -> None:
         await api.remove(N2)
         assert await lines.response.content.read() == b""
     assert (await api.post(f"nodes/{N2.metadata.uid}/status", {}))[0] == 404
+
+
+async def test_events_that_come_in_pages_are_all_there_once(api: Api) -> None:
+    reasons = ["A", "B", "C", "D", "E"]
+    about = {"kind": "Node", "name": N1.metadata.name, "uid": N1.metadata.uid}
+    for reason in reversed(reasons):  # the order of keys is not that of time
+        await api.post(f"nodes/{N1.metadata.uid}/events", [{"about": about, "reason": reason}])
+
+    async def all_listed() -> bool:
+        return len((await api.get("events"))[1]["items"]) == len(reasons)
+
+    await eventually(all_listed)
+    found, token = [], ""
+    while True:
+        _, page = await api.get(f"events?limit=2&continue={token}")
+        found += [event["reason"] for event in page["items"]]
+        if not (token := page["continue"]):
+            break
+    assert sorted(found) == reasons
