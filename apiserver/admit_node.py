@@ -28,7 +28,7 @@ def admit_node(old: o.Node | None, new: o.Node, view: View, uid: str) -> Admissi
 def admit_node_delete(old: o.Node, view: View, forced: bool) -> Admission:
     """A manager is demoted first, and a node that still answers leaves by itself, unless it is forced."""
     if old.spec.role is Role.MANAGER:
-        message = f"node {old.metadata.name} is a manager: make it a worker first (`shoal node demote`)"
+        message = f"node {old.metadata.name} is the last manager: `shoal leave --force` on it erases the swarm"
         return refuse(old, Fault("spec.role", message))
     if old.status.state is NodeState.READY and not forced:
         message = f"node {old.metadata.name} is not down and cannot be removed; leave on it first, or force it"

@@ -126,8 +126,12 @@ class Listener:
         left = self._membership.cluster().spec.certificate_expiry.seconds
         while True:
             await anyio.sleep(left * random.uniform(0.5, 0.8))  # noqa: S311 -- spreads load only
-            left = self._load(context)
-            log.info("certificate_renewed", node=self._node)
+            try:
+                left = self._load(context)
+                log.info("certificate_renewed", node=self._node)
+            except ShoalError as error:
+                log.warning("certificate_not_renewed", node=self._node, reason=str(error))
+                left = AGAIN_S
 
     async def _sweep(self) -> None:
         while True:

@@ -23,10 +23,16 @@ from nodeagent.network import commands
 from nodeagent.network.docker_networks import OURS
 from nodeagent.network.rules import TABLE
 from nodeagent.tasks.container import NODE_LABEL
+from shoal.api.errors import EngineError
 from shoal.machinery.process import Health, ProcessOptions, process_options, run_process
 
 AT_ONCE: Final = 8
 """Containers removed at once."""
+
+ENGINE_WITHIN_S: Final = 10.0
+"""An engine that does not answer by then does not answer."""
+
+AGAIN_S: Final = 0.5
 
 log = structlog.get_logger()
 
@@ -47,13 +53,25 @@ def make_serve(node: str, docker: str, run_dir: Path) -> Callable[[Health], Awai
     async def serve(_: Health) -> None:
         engine = DockerEngine(docker)
         try:
-            await clear(engine, node, run_dir)
+            await clear_in_time(engine, node, run_dir)
             await clear_rules()
         finally:
             with anyio.CancelScope(shield=True):
                 await engine.close()
 
     return serve
+
+
+async def clear_in_time(engine: Engine, node: str, run_dir: Path) -> None:
+    """As `clear`, waiting a while for an engine that is only just starting."""
+    with anyio.move_on_after(ENGINE_WITHIN_S):
+        while True:
+            try:
+                return await clear(engine, node, run_dir)
+            except* EngineError as group:
+                log.warning("host_not_cleared", reason=str(group.exceptions[0]))
+            await anyio.sleep(AGAIN_S)
+    return await clear(engine, node, run_dir)
 
 
 async def clear(engine: Engine, node: str, run_dir: Path) -> None:

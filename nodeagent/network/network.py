@@ -118,7 +118,9 @@ class NodeNetwork:
         bridges = tuple((b.bridge, b.subnet) for b in self._bridges.values() if b.uid == uid)
         if not bridges:
             return rules.Picture()
-        ports = rules.published_ports(assignments.of(ServiceEndpoint).values(), assignments.of(Backend).values(), uid)
+        # Another node's bridge is out of reach until tunnels lead there: a port leads to the tasks of its own node.
+        near = [b for b in assignments.of(Backend).values() if b.spec.node.uid == self._node_uid]
+        ports = rules.published_ports(assignments.of(ServiceEndpoint).values(), near, uid)
         return rules.Picture(ports, bridges)
 
     async def _ensure_rules(self, picture: rules.Picture) -> None:

@@ -99,7 +99,8 @@ class HostDaemon:
         """Run until `stop` or a signal asks for the end; then stop the processes in order."""
         async with anyio.create_task_group() as self._group:
             if self.identity is not None and self.identity.phase is Phase.LEAVING:
-                await self._give_up(self.identity)
+                async with self._lock:
+                    await self._give_up(self.identity)
             if self.identity is not None:
                 await self._group.start(self._run_swarm)
             self._group.start_soon(self._stop_on_signal)

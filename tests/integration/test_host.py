@@ -22,6 +22,7 @@ import pytest
 
 T = TypeVar("T")
 HERE = {"advertiseAddr": "127.0.0.1"}
+TOKEN = f"SWMTKN-1-{'0' * 50}-{'0' * 25}"
 
 
 class Engine(BaseHTTPRequestHandler):
@@ -201,6 +202,48 @@ def test_init_goes_on_after_a_crash_in_the_middle(host: HostProcess, after: str)
         "/shoal/cluster",
     ]
     assert len([key for key in keys if key.startswith("/shoal/nodes/")]) == 1
+
+
+def test_a_leave_that_was_interrupted_is_finished_by_the_next_daemon(host: HostProcess) -> None:
+    host.start()
+    host.init()
+    host.kill()
+    path = host.state / "host.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "phase": "leaving"}))
+
+    host.start()
+
+    eventually(lambda: host.ask("GET", "/status")[1]["identity"] is None, host.said, within=60)
+    assert {name for name in host.files() if not name.startswith("logs")} == set()
+    host.init()
+
+
+def test_the_last_manager_leaves_by_force_only(host: HostProcess) -> None:
+    host.start()
+    assert host.ask("POST", "/leave", {})[0] == 404
+    host.init()
+    status, refused = host.ask("POST", "/leave", {"force": False})
+    assert (status, "this host is the last manager" in refused["message"]) == (403, True)
+    assert host.process("etcd")["state"] == "ready"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "status", "said"),
+    [
+        pytest.param({"token": "hello", "remote": "10.0.0.1"}, 422, "this is no join token", id="no token"),
+        pytest.param({"token": TOKEN, "remote": "x:y"}, 422, "expected a manager's HOST:PORT", id="no address"),
+        pytest.param({"token": TOKEN, "remote": "127.0.0.1:1"}, 503, "no manager answers at", id="nobody there"),
+        pytest.param({"token": TOKEN}, 422, "missing required field `remote`", id="half a request"),
+    ],
+)
+def test_a_join_that_cannot_be_leaves_the_host_as_it_was(
+    host: HostProcess, wanted: dict[str, str], status: int, said: str
+) -> None:
+    host.start()
+    before = host.files()
+    answer, refused = host.ask("POST", "/join", wanted)
+    assert (answer, said in refused["message"]) == (status, True), refused
+    assert host.files() == before
 
 
 def test_a_second_init_is_refused(host: HostProcess) -> None:
