@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import grp
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -36,6 +37,9 @@ T = TypeVar("T")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 NODE_WITHIN_S = 2.0
+
+TROUBLE_AFTER_S = 10.0
+"""Seconds an agent may take to reach its engine and a manager before that is a problem."""
 
 REMOVED = "this node was removed from its cluster: `shoal leave` here, then `shoal join` makes it a new member"
 
@@ -133,7 +137,7 @@ async def report(daemon: HostDaemon) -> HostReport:
             found["node"] = await _node_state(options.paths.api_socket, identity.node)
         elif identity is not None:
             found["node"], trouble = await _agent_state(options.paths.status_socket("nodeagent"))
-            problems.extend(trouble)
+            problems.extend(trouble if any(_has_had_time(unit) for unit in units) else ())
 
     problems: list[str] = []
 
@@ -177,6 +181,12 @@ async def _node_state(socket: Path, node: str) -> str:
             return str(body.get("status", {}).get("state", ""))
     except (OSError, TimeoutError, aiohttp.ClientError, ValueError):
         return ""
+
+
+def _has_had_time(unit: Unit) -> bool:
+    """Whether what troubles an agent is more than that it has only just started."""
+    is_old = unit.started_at > 0 and time.time() - unit.started_at > TROUBLE_AFTER_S
+    return unit.process.name == "nodeagent" and (unit.state is UnitState.READY or is_old)
 
 
 async def _agent_state(socket: Path) -> tuple[str, list[str]]:
