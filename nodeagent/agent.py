@@ -162,7 +162,9 @@ class Agent:
             raise UnavailableError(
                 f"the API server is at revision {message.revision}, behind {self._assignments.revision}"
             )
-        assignments = Assignments().replaced(message.objects("objects"), message.revision)
+        kept = (self._assignments.objects.get(key) for key in sorted(message.unreadable_tasks("objects")))
+        objects = [*message.objects("objects"), *(obj for obj in kept if obj is not None)]
+        assignments = Assignments().replaced(objects, message.revision)
         if self._manager_trouble:
             log.info("managers_reached", revision=message.revision, tasks=len(assignments.tasks(self._node_uid)))
         self._manager_trouble = ""

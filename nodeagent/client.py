@@ -12,13 +12,16 @@ from typing import Any, Final, Self
 
 import aiohttp
 import msgspec
+import structlog
 
 from nodeagent.tls import NodeTls
-from shoal.api import codec
+from shoal.api import codec, keys
 from shoal.api.errors import ForbiddenError, NotFoundError, RemovedError, UnavailableError
 from shoal.api.objects import KINDS, NodeDescription, Object, TaskStatus
 from shoal.api.units import Duration
 from shoal.machinery.tls import SERVER_NAME
+
+log = structlog.get_logger()
 
 SILENCE_S: Final = 30.0
 """A stream without even a bookmark for so long is dead."""
@@ -59,14 +62,26 @@ class Message(msgspec.Struct, frozen=True):
     def objects(self, field: str) -> list[Object]:
         return [obj for raw in self.raw.get(field) or () if (obj := read_object(raw)) is not None]
 
+    def unreadable_tasks(self, field: str) -> frozenset[str]:
+        """Return the keys of tasks that are there and cannot be read: they are not to be taken for gone."""
+        return frozenset(
+            keys.task(str(raw["metadata"]["name"]))
+            for raw in self.raw.get(field) or ()
+            if raw.get("kind") == "Task" and read_object(raw) is None
+        )
+
 
 def read_object(raw: Mapping[str, Any]) -> Object | None:
-    """Read an object as the API shows it; None for a kind this code does not know."""
+    """Read an object as the API shows it; None for what this code does not know or cannot read."""
     kind = KINDS.get(str(raw.get("kind")))
     if kind is None:
         return None
-    version = int((raw.get("metadata") or {}).get("resourceVersion") or 0)
-    return codec.decode(kind, msgspec.json.encode(raw), version)
+    meta = raw.get("metadata") or {}
+    try:
+        return codec.decode(kind, msgspec.json.encode(raw), int(meta.get("resourceVersion") or 0))
+    except ValueError as error:
+        log.error("object_unreadable", object=f"{kind.KIND} {meta.get('name')}", error=str(error))
+        return None
 
 
 class ApiClient:

@@ -288,7 +288,12 @@ class Worker:
         self._stale = True
 
     async def _signal(self, signal: str) -> None:
-        await self.tools.engine.kill(self.container_id, signal)
+        try:
+            await self.tools.engine.kill(self.container_id, signal)
+        except EngineError as error:
+            if error.temporary or signal == "SIGKILL":
+                raise
+            self._log.warning("signal_refused", signal=signal, error=str(error))  # its grace runs, then SIGKILL
         now = self.tools.clock.monotonic()
         if signal == "SIGKILL" and self._signalled_at is not None:
             self._killed_at = now

@@ -114,8 +114,11 @@ class Informer:
                 async with self._store.watch(prefix, revision) as batches:
                     async for batch in batches:
                         self._apply(prefix, batch)
+                        why = "watched"
                 why = "ended"
             except ExpiredError as error:
+                if why == "expired":  # at once the first time, but a store that expires every watch is not stormed
+                    await self._clock.sleep(retry_s * self._random.uniform(0.75, 1.25))
                 why = "expired"
                 _log.info("watch_restarted", prefix=prefix, error=str(error))
             except ShoalError as error:

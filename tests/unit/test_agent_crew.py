@@ -17,6 +17,7 @@ from shoal.api.meta import Meta, Ref
 from shoal.api.objects import Backend, BackendSpec, BackendStatus, FileSpec, Secret, Task, TaskAddress, TaskStatus
 from shoal.api.states import DesiredState, PublishMode, TaskState
 from shoal.api.template import FileUse, Healthcheck, Port
+from shoal.api.units import Duration
 from shoal.machinery.clock import VirtualClock
 from tests.support.agent import IMAGE, NODE, OURS, Managers, PlainFiles, make_crew, relist, task_for
 
@@ -493,3 +494,17 @@ async def test_a_task_without_its_secret_is_rejected_and_says_which() -> None:
         last = node.managers.told[uid_of(task)][-1]
         assert (last.state, last.err) == (S.REJECTED, "secret db did not come with the task: was it deleted?")
         assert not node.engine.made
+
+
+async def test_a_stop_signal_the_engine_refuses_is_followed_by_a_kill_once_its_grace_is_over() -> None:
+    task = task_for(stop_grace_period=Duration.of(3))
+    node = Node(task)
+    async with node.running():
+        node.engine.failures["kill"] = EngineError("invalid signal")
+        node.managers.want(D.SHUTDOWN)
+        await node.settle(2)
+        assert node.engine.alive() == [task.metadata.name]
+        del node.engine.failures["kill"]
+        await node.settle(30)
+        assert node.engine.alive() == []
+        assert [call.split()[-1] for call in node.calls("kill")][-1] == "SIGKILL"
