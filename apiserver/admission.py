@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, TypeVar
 
 import msgspec
@@ -36,6 +37,8 @@ class View:
     cache: Cache
     pending: Mapping[str, o.Object | None] = field(default_factory=dict)
     vault: Vault = NO_VAULT
+    now: datetime | None = None
+    """When the request is admitted."""
 
     def get(self, kind: type[T], key: str) -> T | None:
         if key in self.pending:
@@ -81,7 +84,7 @@ class View:
         for step in steps:
             obj = step.new if isinstance(step, Replace) else step.obj
             pending[key_of(obj)] = None if isinstance(step, Remove) else obj
-        return View(self.cache, pending, self.vault)
+        return View(self.cache, pending, self.vault, self.now)
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,11 @@ def _created(new: o.Service, spec: o.ServiceSpec, ref: Ref, view: View) -> Admis
     obj = o.Service(
         metadata=Meta(name=ref.name, uid=ref.uid, labels=new.metadata.labels),
         spec=spec,
-        status=o.ServiceStatus(revision=revision.hash, revision_number=revision.number),
+        status=o.ServiceStatus(
+            revision=revision.hash,
+            revision_number=revision.number,
+            last_execution=view.now if spec.mode.is_job else None,
+        ),
     )
     steps = (Create(obj), *revision_steps, *claim_steps, *use_steps)
     return Admission(obj, steps, (*claim_compares, *use_compares))
@@ -80,20 +84,26 @@ def _created(new: o.Service, spec: o.ServiceSpec, ref: Ref, view: View) -> Admis
 
 def _configured(old: o.Service, new: o.Service, spec: o.ServiceSpec, ref: Ref, view: View) -> Admission:
     if old.spec == spec:
-        return replaced(old, updated(old, labels=new.metadata.labels))
+        return replaced(old, updated(old, labels=new.metadata.labels, status=_begun_anew(old, view)))
     revision, revision_steps, revision_compares = _revision(old, spec, ref, view)
     claim_steps, claim_compares = _claims(old.spec, spec, ref, view)
     use_steps, use_compares = references.held(spec, ref, view)
     status = msgspec.structs.replace(
-        old.status,
+        _begun_anew(old, view),
         revision=revision.hash,
         revision_number=revision.number,
         previous_spec=old.spec,
-        job_iteration=old.status.job_iteration + spec.mode.is_job,
     )
     wanted = updated(old, labels=new.metadata.labels, spec=spec, status=status)
     steps = (*revision_steps, *claim_steps, *use_steps)
     return replaced(old, wanted, steps, (*revision_compares, *claim_compares, *use_compares))
+
+
+def _begun_anew(old: o.Service, view: View) -> o.ServiceStatus:
+    """Whatever is written to a job, its labels too, runs it once more. Source: SwarmKit's controlapi/service.go."""
+    if not old.spec.mode.is_job:
+        return old.status
+    return msgspec.structs.replace(old.status, job_iteration=old.status.job_iteration + 1, last_execution=view.now)
 
 
 def _mode_faults(old: o.ServiceSpec, new: o.ServiceSpec) -> list[Fault]:

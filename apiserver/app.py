@@ -64,7 +64,7 @@ class Server:
         self.joined = Joined(self.mirror)
         self.writer = Writer(store, API, clock)
         self.vault = Vault(cluster_key)
-        self.writes = Writes(self.mirror, self.writer, self.vault)
+        self.writes = Writes(self.mirror, self.writer, self.vault, clock)
         self.membership = Membership(self.mirror, self.writes, clock, cluster_key)
         self.connections = Connections(self.membership, lambda: clock.now().timestamp())
         self.objects = Objects(self.mirror, self.hub, self.joined, self.writes, bookmark_s)

@@ -17,6 +17,7 @@ from shoal.api.errors import ConflictError, InvalidError
 from shoal.api.keys import key_of
 from shoal.api.meta import uid_from
 from shoal.machinery.cache import Cache
+from shoal.machinery.clock import Clock
 from shoal.machinery.controller import Action
 from shoal.machinery.writer import Writer
 
@@ -50,12 +51,12 @@ def fresh_uid() -> str:
 class Writes:
     """Writes admissions through the server's writer and waits until the mirror shows them."""
 
-    def __init__(self, mirror: Mirror, writer: Writer, vault: Vault) -> None:
-        self._mirror, self._writer, self._vault = mirror, writer, vault
+    def __init__(self, mirror: Mirror, writer: Writer, vault: Vault, clock: Clock) -> None:
+        self._mirror, self._writer, self._vault, self._clock = mirror, writer, vault, clock
 
     def view(self, cache: Cache) -> View:
         """Return what an admission looks at."""
-        return View(cache, vault=self._vault)
+        return View(cache, vault=self._vault, now=self._clock.now())
 
     async def write(self, admit: Callable[[View], Admission], *, dry_run: bool = False) -> Written:
         """Admit and write one object. After a conflict it is admitted again, from what is true by then.

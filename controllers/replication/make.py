@@ -50,6 +50,7 @@ def new_task(
             restart_after=None if delay is None else now + delay,
             replaces=replaces,
             start_first=start_first,
+            job_iteration=service.status.job_iteration,
         ),
         status=TaskStatus(
             state=TaskState.NEW if waits else TaskState.PENDING,

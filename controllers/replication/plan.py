@@ -6,21 +6,22 @@ action is complete in itself and touches one slot only, so any of them may be lo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import datetime, timedelta
 
+from controllers.replication.jobs import plan_job
 from controllers.replication.members import members_of
 from controllers.replication.reap import clear, forget, give_up, let_go_of
-from controllers.replication.slot import decide
+from controllers.replication.slot import decide, touched_by
 from controllers.replication.view import View
-from shoal.api.objects import Task
-from shoal.machinery.controller import Action, Plan, Replace, any_of
+from shoal.machinery.controller import Action, Plan, any_of
 
 
 def plan(view: View, now: datetime) -> Plan:
     """Keep one runnable task per slot."""
     if view.service is None:
         return Plan(tuple(clear(view)), independent=True)
+    if view.service.spec.mode.is_job:
+        return plan_job(view, now)
     members = members_of(view)
     actions: list[Action] = []
     wait: timedelta | None = None
@@ -35,15 +36,8 @@ def plan(view: View, now: datetime) -> Plan:
             actions.append(decision.action)
         wait = any_of(wait, decision.wait)
         if len(held.tasks) > 1:
-            actions += forget(view, held, _touched(decision.action))
+            actions += forget(view, held, touched_by(decision.action))
     for name in view.held.keys() - {*members.stay, *members.join, *members.drop}:
         actions += let_go_of(view, view.slot(name).tasks, "TaskRemoved")
     because = "waits for rollout to take up the service's newest revision" if members.join and not joining else ""
     return Plan(tuple(actions), wait, because, independent=True)
-
-
-def _touched(action: Action | None) -> frozenset[str]:
-    steps: Iterable[object] = action.steps if action is not None else ()
-    return frozenset(
-        step.new.metadata.uid for step in steps if isinstance(step, Replace) and isinstance(step.new, Task)
-    )

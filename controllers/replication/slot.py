@@ -103,7 +103,7 @@ def _release(view: View, held: Held, current: Task, now: datetime) -> Decision:
         left = max(left, time_left(current.metadata.created_at, OLD_TASK_TIMEOUT, now))
     if left > NOTHING:
         return Decision(_stop(view, old) if old else None, left)
-    steps = (Replace(with_desired(current, DesiredState.RUNNING)), *_told_to_stop(old))
+    steps = (Replace(with_desired(current, view.wanted_state)), *_told_to_stop(old))
     return Decision(Action("TaskReleased", steps, (still_exists(view.owner),)))
 
 
@@ -118,6 +118,14 @@ def _is_blocked(view: View, held: Held, stopping: Collection[Task]) -> bool:
     return any(
         view.may_hold_container(task) and (task in stopping or not task.spec.desired_state.is_live)
         for task in held.tasks
+    )
+
+
+def touched_by(action: Action | None) -> frozenset[str]:
+    """Return the uids of the tasks that an action changes."""
+    steps: Iterable[object] = action.steps if action is not None else ()
+    return frozenset(
+        step.new.metadata.uid for step in steps if isinstance(step, Replace) and isinstance(step.new, Task)
     )
 
 
@@ -138,7 +146,7 @@ def _succeed(
     The next one waits as `ready` for a restart delay, and for whatever is stopping where it can be reached.
     """
     waits = bool(delay) or _is_blocked(view, held, stop)
-    desired = DesiredState.READY if waits else DesiredState.RUNNING
+    desired = DesiredState.READY if waits else view.wanted_state
     task = new_task(view, held, now, desired, delay, start_first)
     steps = (Create(task), point_at(view, held, task), *_told_to_stop(stop))
     return Action(

@@ -44,6 +44,11 @@ class View:
     def ref(self) -> Ref:
         return Ref(self.owner.metadata.name, self.owner.metadata.uid)
 
+    @property
+    def wanted_state(self) -> DesiredState:
+        """What is wanted of a task once nothing holds it back: a job's shall end by itself."""
+        return DesiredState.COMPLETE if self.owner.spec.mode.is_job else DesiredState.RUNNING
+
     @cached_property
     def template(self) -> TaskTemplate:
         """The newest template of the service."""

@@ -62,9 +62,13 @@ def _first(view: View) -> RolloutStatus:
 
 
 def _begin(view: View, status: RolloutStatus, now: datetime) -> RolloutStatus:
-    """Take up the service's newest revision. Where it changes no running task, it is complete with that."""
+    """Take up the service's newest revision. Where it changes no running task, it is complete with that.
+
+    So is a job's: each iteration starts anew, and nothing is replaced.
+    """
     target = view.owner.status.revision
-    dirty = tuple(slot for slot in view.current if view.is_dirty(slot))
+    is_job = view.owner.spec.mode.is_job
+    dirty = () if is_job else tuple(slot for slot in view.current if view.is_dirty(slot))
     if not dirty:
         return RolloutStatus(service=status.service, state=RolloutState.COMPLETED, stable=target, target=target)
     return RolloutStatus(

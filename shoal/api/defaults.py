@@ -97,10 +97,13 @@ def desired_count(spec: ServiceSpec, eligible_nodes: int) -> int:
 
 
 def max_concurrent(spec: ServiceSpec) -> int:
-    """Return how many tasks of a job may run at once. Source: moby's daemon/cluster/convert."""
+    """Return how many tasks of a job may run at once: all of them, unless told otherwise.
+
+    Source: the docker command line. The Docker API means 1 by leaving it out, and is translated so.
+    """
     if spec.mode is not Mode.JOB:
         return 0
-    return 1 if spec.max_concurrent is None else spec.max_concurrent
+    return desired_count(spec, 0) if spec.max_concurrent is None else spec.max_concurrent
 
 
 def history_limit(template: TaskTemplate, cluster_limit: int) -> int:

@@ -133,7 +133,6 @@ def _rolling(field: str) -> tuple[NotYet, ...]:
 
 
 NOT_YET: Final[tuple[NotYet, ...]] = (
-    NotYet("spec.mode", f"jobs are {_LATER}, or use replicated or global", lambda mode: mode.is_job),
     NotYet("spec.networks", f"user networks are {_LATER}"),
     NotYet("spec.resources.reservations.generic", f"generic resources are {_LATER}"),
     NotYet(
@@ -246,8 +245,9 @@ def _mode_faults(spec: ServiceSpec) -> Faults:
             yield Fault("spec.maxConcurrent", f"only a job has it; this service's mode is {spec.mode}")
         elif spec.max_concurrent < 0:
             yield Fault("spec.maxConcurrent", f"found {spec.max_concurrent}, expected 0 or more")
-    if spec.mode.is_job and spec.update is not None:
-        yield Fault("spec.update", "a job is not updated task by task; leave it out")
+    for field, given in (("update", spec.update), ("rollback", spec.rollback)):
+        if spec.mode.is_job and given is not None:
+            yield Fault(f"spec.{field}", "a job is not updated task by task; leave it out")
     if spec.force_update < 0:
         yield Fault("spec.forceUpdate", f"found {spec.force_update}, expected 0 or more")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
-from shoal.api.states import TASK_RANK, TaskState
+from shoal.api.states import TASK_RANK, Mode, TaskState
 from shoal.cli.text import age
 
 Plain = dict[str, Any]
@@ -46,10 +46,16 @@ _AGE: Final = Column("AGE", _age())
 
 
 def replicas(service: Plain) -> str:
-    """Spell running of desired: 2/3; a job's as done of wanted."""
+    """Spell running of desired: 2/3; a job's as done of wanted: 2/3 completed."""
     counts = at(service, "status.replicas", {})
-    shown = counts.get("completed" if "job" in at(service, "spec.mode") else "running", 0)
-    return f"{shown}/{counts.get('desired', 0)}"
+    desired = counts.get("desired", 0)
+    if is_job(service):
+        return f"{counts.get('completed', 0)}/{desired} completed"
+    return f"{counts.get('running', 0)}/{desired}"
+
+
+def is_job(service: Plain) -> bool:
+    return at(service, "spec.mode") in (Mode.JOB, Mode.GLOBAL_JOB)
 
 
 def ports(service: Plain) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from shoal.api.states import DesiredState, RolloutState, TaskState
-from shoal.cli.columns import RANK, at
+from shoal.cli.columns import RANK, at, is_job
 from shoal.cli.text import moment, plural
 
 Plain = dict[str, Any]
@@ -51,6 +51,8 @@ class Progress(Struct, frozen=True):
 def progress(service: Plain, tasks: Iterable[Plain], revision: str = "") -> Progress:
     """Judge a service by its status and tasks; `revision` is the one that was asked for ("" = the present one)."""
     own = [task for task in tasks if at(task, "spec.service.uid") == at(service, "metadata.uid")]
+    if is_job(service):
+        return _job_progress(service, own)
     counts = at(service, "status.replicas", {})
     desired, running, updated = (counts.get(key, 0) for key in ("desired", "running", "updated"))
     current, state = at(service, "status.revision"), at(service, "status.rollout.state")
@@ -67,6 +69,19 @@ def progress(service: Plain, tasks: Iterable[Plain], revision: str = "") -> Prog
     else:
         stage = Stage.GOING
     return Progress(stage, text, cause, running, desired, settled)
+
+
+def _job_progress(service: Plain, tasks: list[Plain]) -> Progress:
+    """A job is done when all have completed; it is over, too, when nothing of this iteration is alive or to come."""
+    counts, iteration = at(service, "status.replicas", {}), at(service, "status.jobIteration", 0)
+    desired, completed = counts.get("desired", 0), counts.get("completed", 0)
+    own = [task for task in tasks if at(task, "spec.jobIteration", 0) == iteration]
+    alive = Counter(at(task, "status.state") for task in own if _is_live(task))
+    ordered = sorted(alive.items(), key=lambda item: -RANK.get(item[0], 0))
+    text = ", ".join([f"{completed}/{desired} completed", *(f"{count} {state}" for state, count in ordered)])
+    stage = Stage.CONVERGED if completed == desired else Stage.GOING
+    cause = "" if stage is Stage.CONVERGED else cause_of(service, own)
+    return Progress(stage, text, cause, completed, desired, settled=bool(own) and not alive)
 
 
 _MOVING: Final = (RolloutState.UPDATING, RolloutState.ROLLBACK_STARTED)
@@ -161,12 +176,15 @@ class Watch:
         self._revision = revision
         self._converged_since: float | None = None
         self._settled_since: float | None = None
+        self._waits_since: float | None = None
         self._most = -1
         self._gained_at = 0.0
 
     def judge(self, service: Plain, tasks: list[Plain], now_s: float, now: datetime) -> Progress:
         """Return the verdict; CONVERGED only once that is stable, FAILED also when nothing moves any more."""
         found = progress(service, tasks, self._revision)
+        if is_job(service):
+            return self._judge_job(found, service, now_s)
         if found.running > self._most:
             self._most, self._gained_at = found.running, now_s
         self._settled_since = _since(self._settled_since, found.settled, now_s)
@@ -180,6 +198,19 @@ class Watch:
         if found.stage is Stage.GOING and self._settled_since is not None and now_s - self._settled_since >= SETTLED_S:
             return _ended(found, service, tasks)
         if found.stage is Stage.GOING and found.cause and now_s - self._gained_at >= STUCK_S:
+            return _with(found, Stage.FAILED, found.cause)
+        return found
+
+    def _judge_job(self, found: Progress, service: Plain, now_s: float) -> Progress:
+        """Completed is for good; a failed task is tried again, only one that finds no node is a reason to give up."""
+        waits = found.stage is Stage.GOING and bool(at(service, "status.pending", {}))
+        self._settled_since = _since(self._settled_since, found.settled, now_s)
+        self._waits_since = _since(self._waits_since, waits, now_s)
+        if found.stage is Stage.CONVERGED:
+            return found
+        if self._settled_since is not None and now_s - self._settled_since >= SETTLED_S:
+            return _with(found, Stage.FAILED, f"{found.cause or 'its tasks ended'}; not restarted")
+        if self._waits_since is not None and now_s - self._waits_since >= STUCK_S:
             return _with(found, Stage.FAILED, found.cause)
         return found
 

@@ -47,6 +47,7 @@ def count(service: Service, tasks: Iterable[Task], nodes: Mapping[str, Node]) ->
         elif task.status.state is TaskState.COMPLETE and task.spec.job_iteration == service.status.job_iteration:
             completed.add(slot)
     if service.spec.mode.is_global:
+        wanted |= completed
         wanted |= {uid for uid, node in nodes.items() if may_join(node) and is_member(node, template)}
     return Counts(
         desired=desired_count(service.spec, len(wanted)),

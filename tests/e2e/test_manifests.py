@@ -92,6 +92,14 @@ def reader(host: Host) -> None:
     assert "only an example" not in host.docker(["inspect", *(one["Id"] for one in found)]).ok().out
 
 
+def numbers(host: Host) -> None:
+    said = host.shoal("logs numbers").ok().out
+    assert {f"number {slot} done" for slot in range(1, 6)} <= {
+        line.split(" | ")[-1].strip() for line in said.split("\n")
+    }
+    assert "5/5 completed" in host.shoal("get service numbers").ok().out
+
+
 CHECKS: dict[str, tuple[int, Callable[[Host], None]]] = {
     "01-hello.yaml": (0, hello),
     "02-global.yaml": (0, everywhere),
@@ -103,6 +111,7 @@ CHECKS: dict[str, tuple[int, Callable[[Host], None]]] = {
     "08-container.yaml": (0, particular),
     "09-two-services.yaml": (0, two_services),
     "10-files.yaml": (0, reader),
+    "11-job.yaml": (0, numbers),
 }
 """Manifest → apply's exit code, and what must then be true."""
 

@@ -339,3 +339,19 @@ async def test_whoever_leaves_a_quiet_watch_is_noticed(api: Api, monkeypatch: py
     async with api.stream("services?watch=1"):
         assert not await nobody_watches()
     await eventually(nobody_watches)
+
+
+async def test_every_change_of_a_job_is_a_new_iteration(api: Api) -> None:
+    job = web(mode="job", replicas=2)
+    _, first = await api.post("services", job)
+    assert (first["status"].get("jobIteration", 0), "lastExecution" in first["status"]) == (0, True)
+    _, same = await api.put("services/web", job)
+    assert same["status"] == first["status"]
+    _, second = await api.put("services/web", web(mode="job", replicas=3))
+    assert second["status"]["jobIteration"] == 1
+    assert second["status"]["lastExecution"] > first["status"]["lastExecution"]
+    _, third = await api.patch("services/web", {"metadata": {"labels": {"a": "b"}}})
+    assert (third["status"]["jobIteration"], third["status"]["revision"]) == (2, second["status"]["revision"])
+    status, error = await api.put("services/web", web(mode="replicated"))
+    assert (status, error["faults"][0]["path"]) == (422, "spec.mode")
+    assert "lastExecution" not in (await api.post("services", {**web(), "metadata": {"name": "other"}}))[1]["status"]

@@ -299,3 +299,16 @@ async def test_secrets_and_configs_from_files_to_removal(swarm: Swarm, tmp_path:
     empty = await swarm.shoal("secret", "create", "none", "-")
     assert empty.code == 2
     assert empty.said("secret data must be larger than 0 and less than 512000 bytes")
+
+
+async def test_apply_waits_until_a_job_has_completed(swarm: Swarm) -> None:
+    done = await applied(swarm, manifest("batch", mode="job", replicas=5, maxConcurrent=2))
+    assert (done.code, done.lines[-1]) == (0, "service/batch converged: 5/5 completed")
+    assert "5/5 completed" in (await swarm.shoal("get", "services")).out
+    assert (await swarm.shoal("wait", "service/batch")).code == 0
+
+
+async def test_apply_says_when_a_job_has_failed_for_good(swarm: Swarm) -> None:
+    done = await applied(swarm, manifest("bad", image=BROKEN, mode="job", restart={"condition": "none"}))
+    assert done.code == 1
+    assert done.said("service/bad does not converge: 0/1 completed", "exit code 3; not restarted")

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from controllers import CONTROLLERS, load
 from shoal.api import codec, keys
+from shoal.api.defaults import max_concurrent
 from shoal.api.objects import Claim, Node, Object, Rollout, Service, ServiceEndpoint, Task
-from shoal.api.states import Availability, DesiredState, Mode, PublishMode, RestartCondition, TaskState
+from shoal.api.states import Availability, Mode, PublishMode, RestartCondition, TaskState
 from shoal.api.template import Port, Restart
 from shoal.api.units import Duration
 from shoal.machinery.clock import VirtualClock
@@ -51,6 +52,29 @@ class Deploy:
                 image=self.image, ports=ports, env=env, restart=restart,
             )
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    """People write a job, or run it once more: each time a new iteration, as the API server counts."""
+
+    name: str
+    replicas: int
+    at_once: int | None
+    fails: bool
+    attempts: int
+
+    def do(self, world: World) -> None:
+        mode = Mode.GLOBAL_JOB if self.name == "everywhere" else Mode.JOB
+        numbers = {} if mode is Mode.GLOBAL_JOB else {"replicas": self.replicas, "max_concurrent": self.at_once}
+        restart = Restart(condition=RestartCondition.ANY, delay=Duration.of(2), max_attempts=self.attempts)
+        env = ("FAILS=1",) if self.fails else ("ENDS=1",)
+        made = make_service(self.name, mode=mode, env=env, restart=restart, **numbers)
+        old = world.get(made)
+        if old is not None:
+            status = msgspec.structs.replace(made.status, job_iteration=old.status.job_iteration + 1)
+            made = msgspec.structs.replace(made, status=status)
+        world.put(made)
 
 
 @dataclass(frozen=True)
@@ -91,7 +115,7 @@ class Pass:
         world.advance(self.seconds)
 
 
-Deed = Deploy | Delete | SetNode | Pass
+Deed = Deploy | Run | Delete | SetNode | Pass
 
 names = st.sampled_from(["a", "b"])
 deploys = st.builds(
@@ -103,13 +127,28 @@ deploys = st.builds(
     ports=st.sampled_from(sorted(PORTS)),
     fails=st.sampled_from([False, False, True]),
 )
+runs = st.builds(
+    Run,
+    name=st.sampled_from(["batch", "batch", "everywhere"]),
+    replicas=st.integers(0, 4),
+    at_once=st.sampled_from([None, 1, 2]),
+    fails=st.sampled_from([False, False, True]),
+    attempts=st.sampled_from([0, 1]),
+)
 nodes = st.builds(
     SetNode,
     name=st.sampled_from(NODES),
     how=st.sampled_from(["leaves", "silent", "back", "active", "active", "pause", "drain"]),
 )
 deeds = st.lists(
-    st.one_of(deploys, deploys, st.builds(Delete, names), nodes, st.builds(Pass, st.sampled_from([1, 3, 15]))),
+    st.one_of(
+        deploys,
+        deploys,
+        runs,
+        st.builds(Delete, st.one_of(names, st.just("batch"))),
+        nodes,
+        st.builds(Pass, st.sampled_from([1, 3, 15])),
+    ),
     min_size=1,
     max_size=8,
 )
@@ -119,6 +158,8 @@ def behave(task: Task) -> Behaviour:
     """Some containers fail after a second, all take half a second to stop."""
     if "FAILS=1" in task.spec.template.env:
         return Behaviour(lives_s=1, exit_code=3, stop_s=0.5)
+    if "ENDS=1" in task.spec.template.env:
+        return Behaviour(lives_s=1, stop_s=0.5)
     return Behaviour(stop_s=0.5)
 
 
@@ -162,6 +203,7 @@ class Watchdog:
                     touched.add((new.spec.service.uid, new.spec.slot))
             self._check_slots(touched)
         _check_unique(self.world)
+        _check_jobs(self.world)
 
     def _check_slots(self, touched: set[tuple[str, str]]) -> None:
         """One task per slot is wanted alive; a start-first update may have two for a while."""
@@ -207,11 +249,25 @@ def _check_unique(world: World) -> None:
     assert len(bound) == len(set(bound)), "a host port was given twice on a node"
 
 
+def _check_jobs(world: World) -> None:
+    """No job has more tasks under way than may be, and no slot completes twice in an iteration."""
+    for service in world.objects(Service):
+        if not service.spec.mode.is_job:
+            continue
+        uid, iteration = service.metadata.uid, service.status.job_iteration
+        tasks = [t for t in world.objects(Task) if (t.spec.service.uid, t.spec.job_iteration) == (uid, iteration)]
+        alive = [t for t in tasks if t.spec.desired_state.is_live and not t.status.state.is_terminal]
+        done = [task.spec.slot for task in tasks if task.status.state is TaskState.COMPLETE]
+        assert len(done) == len(set(done)), "a slot of a job completed twice"
+        if service.spec.mode is Mode.JOB:
+            assert len(alive) <= max_concurrent(service.spec), "more tasks of a job are under way than may be"
+
+
 def outcome(world: World) -> dict[str, Any]:
     """What people see in the end, whatever way led there: what runs where it should, and what is published."""
     running: dict[str, list[str]] = defaultdict(list)
     for task in world.objects(Task):
-        if task.spec.desired_state in (DesiredState.READY, DesiredState.RUNNING) and not task.status.state.is_terminal:
+        if task.spec.desired_state.is_live and not task.status.state.is_terminal:
             running[task.spec.service.name].append(f"{task.spec.slot}:{task.spec.revision}:{_phase(task)}")
     return {
         "tasks": {name: sorted(found) for name, found in running.items()},

@@ -116,7 +116,10 @@ class Swarm:
             return TaskState.PREPARING
         if task.spec.desired_state is DesiredState.READY:
             return TaskState.READY
-        return TaskState.FAILED if task.spec.template.image == BROKEN else TaskState.RUNNING
+        if task.spec.template.image == BROKEN:
+            return TaskState.FAILED
+        has_run = task.status.state is TaskState.RUNNING and task.spec.desired_state is DesiredState.COMPLETE
+        return TaskState.COMPLETE if has_run else TaskState.RUNNING
 
 
 @asynccontextmanager

@@ -206,8 +206,6 @@ def test_a_service_uses_no_more_than_a_transaction_can_hold() -> None:
     assert not store.service(secrets=uses[1:]).faults
 
 
-# --- Assignments -------------------------------------------------------------------------------------------------
-
 N1, N2 = make_node("n1"), make_node("n2")
 
 

@@ -49,7 +49,7 @@ def test_a_port_not_yet_chosen_and_a_host_port_are_told_apart() -> None:
 def test_a_job_counts_what_is_completed() -> None:
     job = service(replicas={"running": 1, "completed": 2, "desired": 3})
     job["spec"]["mode"] = "job"
-    assert replicas(job) == "2/3"
+    assert replicas(job) == "2/3 completed"
 
 
 def test_a_rollout_under_way_says_how_far_it_is() -> None:

@@ -164,3 +164,50 @@ def test_a_task_that_ended_and_awaits_its_restart_delay_is_no_end() -> None:
     watch, tasks = Watch(), [task(1, "rejected", "ready", err="no such image"), task(1, "rejected", "shutdown")]
     judged(watch, service(0, desired=1), tasks, 0)
     assert judged(watch, service(0, desired=1), tasks, 4).stage is Stage.GOING
+
+
+def job(completed: int, desired: int = 2, **status: Any) -> dict[str, Any]:
+    made = service(0, desired, **status)
+    made["spec"]["mode"] = "job"
+    made["status"]["replicas"]["completed"] = completed
+    made["status"]["jobIteration"] = 1
+    return made
+
+
+def of_job(slot: int, state: str, iteration: int = 1, desired: str = "complete") -> Any:
+    made = task(slot, state, desired, **({"err": "exit code 3"} if state == "failed" else {}))
+    made["spec"]["jobIteration"] = iteration
+    return made
+
+
+@pytest.mark.parametrize(
+    ("obj", "tasks", "stages", "text"),
+    [
+        pytest.param(job(2), [], [Stage.CONVERGED] * 2, "2/2 completed", id="completed-at-once"),
+        pytest.param(job(0, 0), [], [Stage.CONVERGED] * 2, "0/0 completed", id="nothing-to-do"),
+        pytest.param(
+            job(1), [of_job(1, "complete"), of_job(2, "running")], [Stage.GOING] * 2, "1/2 completed, 1 running",
+            id="a-long-one",
+        ),
+        pytest.param(
+            job(0), [of_job(1, "failed", desired="shutdown"), of_job(1, "ready", desired="ready")], [Stage.GOING] * 2,
+            "0/2 completed, 1 ready", id="tried-again",
+        ),
+        pytest.param(
+            job(1), [of_job(1, "complete"), of_job(2, "failed", desired="shutdown")], [Stage.GOING, Stage.FAILED],
+            "1/2 completed", id="failed-for-good",
+        ),
+        pytest.param(job(0), [of_job(1, "complete", 0)], [Stage.GOING] * 2, "0/2 completed", id="an-older-iteration"),
+        pytest.param(
+            job(0, pending={"no suitable node": 2}), [of_job(1, "pending")], [Stage.GOING, Stage.FAILED],
+            "0/2 completed, 1 pending", id="no-node",
+        ),
+    ],
+)  # fmt: skip
+def test_a_job_is_done_when_all_have_completed_and_failed_when_nothing_is_to_come(
+    obj: dict[str, Any], tasks: list[Any], stages: list[Stage], text: str
+) -> None:
+    watch = Watch("r2")
+    found = [watch.judge(obj, tasks, moment, NOW) for moment in (0.0, STUCK_S + 1)]
+    assert [one.stage for one in found] == stages
+    assert found[-1].text == text

@@ -47,6 +47,7 @@ def test_how_many_tasks_are_wanted_of_three_eligible_nodes(spec: ServiceSpec, co
 
 def test_a_job_runs_one_task_at_once_unless_told_otherwise() -> None:
     assert d.max_concurrent(ServiceSpec(image="x", mode=Mode.JOB)) == 1
+    assert d.max_concurrent(ServiceSpec(image="x", mode=Mode.JOB, replicas=5)) == 5
     assert d.max_concurrent(ServiceSpec(image="x", mode=Mode.JOB, max_concurrent=3)) == 3
     assert d.max_concurrent(BARE) == 0
 

@@ -124,9 +124,6 @@ def test_one_object_may_be_used_twice_at_different_targets() -> None:
     assert faults(service(secrets=uses, configs=uses[:1])) == []
 
 
-# --- Templates ---------------------------------------------------------------------------------------------------
-
-
 def missing(_: str) -> str:
     raise ValueError("the task has no secret with the target that is named there")
 

@@ -59,7 +59,7 @@ BAD = [
     ),
     pytest.param(web("ports: ['80-90:80']"), 7, "spec.ports[0]", "list each port", id="port-range"),
     pytest.param(web("mode: sometimes"), 7, "spec.mode", "expected one of replicated, global", id="enum"),
-    pytest.param(web("mode: job"), 7, "spec.mode", "jobs are not available yet", id="later-mode"),
+    pytest.param(web("networks: [a]"), 7, "spec.networks", "networks are not available yet", id="later-field"),
     pytest.param(web("networks: [front]"), 7, "spec.networks", "user networks are not available yet", id="later-field"),
     pytest.param(web("replicas: 1\nreplicas: 2"), 8, "spec.replicas", "is given twice, first in line 7", id="same-key"),
     pytest.param("apiVersion: shoal/v1\nkind: [Service\n", 3, "", "is not YAML", id="not-yaml"),

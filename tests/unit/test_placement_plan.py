@@ -254,6 +254,8 @@ def test_named_resources_are_given_out_once() -> None:
         pytest.param(TaskState.RUNNING, DesiredState.SHUTDOWN, False, id="told to stop, container still there"),
         pytest.param(TaskState.SHUTDOWN, DesiredState.SHUTDOWN, True, id="container gone"),
         pytest.param(TaskState.FAILED, DesiredState.RUNNING, True, id="failed"),
+        pytest.param(TaskState.RUNNING, DesiredState.COMPLETE, False, id="a job's, under way"),
+        pytest.param(TaskState.COMPLETE, DesiredState.COMPLETE, True, id="a job's, completed"),
         pytest.param(TaskState.ORPHANED, DesiredState.SHUTDOWN, True, id="orphaned"),
     ],
 )

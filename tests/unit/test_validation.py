@@ -127,8 +127,6 @@ def test_what_can_be_done_is_accepted(spec: dict[str, Any]) -> None:
 
 
 LATER = [
-    ({"mode": "job"}, "spec.mode"),
-    ({"mode": "global-job"}, "spec.mode"),
     ({"networks": ["front"]}, "spec.networks"),
     (
         {"resources": {"reservations": {"generic": [{"kind": "gpu", "count": 1}]}}},
