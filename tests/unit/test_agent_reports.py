@@ -15,7 +15,7 @@ from nodeagent.client import Receipt, Report, read_object
 from nodeagent.engine.contract import LogLine
 from nodeagent.engine.fake import FakeEngine
 from nodeagent.engine.frames import FrameReader
-from nodeagent.reporter import BURST, BURST_GAP_S, MOST_TASKS, Reporter
+from nodeagent.reporter import BURST, GAP_MOST_S, MOST_TASKS, Reporter
 from nodeagent.tasks.images import UNREACHABLE_S, Images
 from shoal.api import codec, keys
 from shoal.api.errors import EngineError, UnavailableError
@@ -109,7 +109,7 @@ async def test_while_many_tasks_are_on_their_way_reports_keep_a_distance() -> No
             desk.reporter.status(task_for(slot), TaskStatus(S.RUNNING))
             await desk.clock.run_for(0)
         assert len(desk.server.reports) == 1
-        await desk.clock.run_for(BURST_GAP_S)
+        await desk.clock.run_for(GAP_MOST_S)
         assert len(desk.server.reports) == 2
         await desk.clock.run_for(1)
         assert len(desk.server.reports) == 3, "the burst is over: beats as before"
