@@ -21,6 +21,11 @@ _TELLING: Final = ("start", "die", "stop", "oom", "pause", "unpause", "restart",
 """What events of a container are worth a look; a health check's own exec events are not."""
 
 
+def _is_old_news(event: EngineEvent, worker: Worker) -> bool:
+    """The start of what was seen alive: our own start's echo, and an inspection the engine is spared."""
+    return event.action == "start" and worker.container is not None and worker.container.is_alive
+
+
 class Crew:
     def __init__(self, tools: Tools) -> None:
         self.tools = tools
@@ -50,7 +55,7 @@ class Crew:
 
     def hint(self, event: EngineEvent) -> None:
         worker = self.workers.get(event.labels.get(TASK_LABEL, ""))
-        if worker is not None and event.action.startswith(_TELLING):
+        if worker is not None and event.action.startswith(_TELLING) and not _is_old_news(event, worker):
             worker.hint()
 
     def task_named(self, name: str) -> Worker | None:

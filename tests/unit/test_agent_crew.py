@@ -10,7 +10,9 @@ import anyio
 import msgspec
 import pytest
 
+from nodeagent.engine.contract import EngineEvent
 from nodeagent.engine.fake import FakeEngine
+from nodeagent.tasks.container import TASK_LABEL
 from nodeagent.tasks.crew import Crew
 from shoal.api.errors import EngineError
 from shoal.api.meta import Meta, Ref
@@ -508,3 +510,23 @@ async def test_a_stop_signal_the_engine_refuses_is_followed_by_a_kill_once_its_g
         await node.settle(30)
         assert node.engine.alive() == []
         assert [call.split()[-1] for call in node.calls("kill")][-1] == "SIGKILL"
+
+
+async def test_the_echo_of_a_start_costs_no_inspection_and_a_start_by_hand_does() -> None:
+    task = task_for()
+    node = Node(task)
+    async with node.running():
+        uid = uid_of(task)
+        running = node.managers.told[uid][-1]
+        assert running.container is not None
+        echo = EngineEvent("start", running.container.id, {TASK_LABEL: uid}, 0)
+        seen = len(node.calls("inspect"))
+        node.crew.hint(echo)
+        await quiet()
+        assert len(node.calls("inspect")) == seen
+        node.engine.exit(running.container.id, 0)
+        await node.settle()
+        seen = len(node.calls("inspect"))
+        node.crew.hint(echo)
+        await quiet()
+        assert len(node.calls("inspect")) == seen + 1
