@@ -50,9 +50,9 @@ class TaskFiles:
         contents = contents_of(task, self._assignments, node)
         if not contents:
             return ()
-        await self._ensure_root()
         folder = self._root / task.metadata.uid
         try:
+            await self._ensure_root()
             await to_thread.run_sync(_write, folder, contents)
         except OSError as error:
             raise DataplaneError(f"write {folder}", error.strerror or str(error)) from None
@@ -70,9 +70,12 @@ class TaskFiles:
             log.info("files_wiped", task=task_uid)
 
     async def sweep(self, keep: Collection[str]) -> None:
-        if not self._root.is_dir():
+        try:
+            found = {entry.name for entry in self._root.iterdir()} if self._root.is_dir() else set()
+        except OSError as error:
+            log.warning("files_not_wiped", folder=str(self._root), reason=error.strerror or str(error))
             return
-        for uid in sorted({entry.name for entry in self._root.iterdir()} - set(keep)):
+        for uid in sorted(found - set(keep)):
             await self.wipe(uid)
 
     async def _ensure_root(self) -> None:

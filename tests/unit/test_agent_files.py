@@ -10,9 +10,9 @@ import pytest
 
 from nodeagent.assignments import Assignments
 from nodeagent.mounts.contents import Content, contents_of
-from nodeagent.mounts.files import filesystem_of
+from nodeagent.mounts.files import TaskFiles, filesystem_of
 from nodeagent.tasks.expand import NodeFacts
-from shoal.api.errors import TerminalError
+from shoal.api.errors import DataplaneError, TerminalError
 from shoal.api.meta import Meta, derived_uid
 from shoal.api.objects import Config, FileSpec, Secret, Task
 from shoal.api.template import FileUse
@@ -96,3 +96,14 @@ MOUNTS = r"""
 )
 def test_the_filesystem_of_a_path_is_that_of_its_nearest_newest_mount(path: str, kind: str) -> None:
     assert filesystem_of(Path(path), MOUNTS) == kind
+
+
+@pytest.mark.anyio
+async def test_a_directory_that_cannot_be_made_rejects_the_task_and_no_more(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("a file where a directory should be")
+    files = TaskFiles(tmp_path / "run" / "files")
+    task = task_for(secrets=(use("db"),))
+    files.offer(Assignments().replaced([task, sent(Secret, "db", "x")], 1))
+    with pytest.raises(DataplaneError, match="Not a directory"):
+        await files.prepare(task, NODE)
+    await files.sweep(())
