@@ -130,9 +130,6 @@ def _resolved(spec: o.ServiceSpec, view: View) -> tuple[o.ServiceSpec, list[Faul
     return (spec if faults or not uses else msgspec.structs.replace(spec, networks=tuple(uses))), faults
 
 
-# --- Revisions -------------------------------------------------------------------------------------------------
-
-
 def _revision(
     old: o.Service | None, spec: o.ServiceSpec, ref: Ref, view: View
 ) -> tuple[o.RevisionSpec, tuple[Step, ...], tuple[Compare, ...]]:
@@ -151,8 +148,6 @@ def _revision(
     meta = Meta(name=name, uid=derived_uid("revision", ref.uid, made.hash), owner=owner)
     return made, (Create(o.Revision(metadata=meta, spec=made)),), ()
 
-
-# --- Published ports -------------------------------------------------------------------------------------------
 
 _TEXT: Final = {PublishMode.INGRESS: "an ingress port", PublishMode.HOST: "a host-published port"}
 

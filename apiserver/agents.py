@@ -79,8 +79,6 @@ class Agents:
         self._epoch = 0
         """Counts the stores this server has seen: a restored one is another."""
 
-    # --- Assignments -------------------------------------------------------------------------------------------
-
     async def assignments(self, request: web.Request) -> web.StreamResponse:
         node = request.match_info["node"]
         await self._mirror.fresh()
@@ -194,8 +192,6 @@ class Agents:
         if found is None:
             raise NotFoundError(f"node {uid[:60]} is not part of this cluster: it was removed, or has yet to join")
         return found
-
-    # --- Reports -----------------------------------------------------------------------------------------------
 
     async def report(self, request: web.Request) -> web.StreamResponse:
         """Take statuses, the heartbeat, how far the node is programmed, and its description."""

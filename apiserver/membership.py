@@ -103,8 +103,6 @@ class Membership:
         self._joining = anyio.Lock()
         self._opened: tuple[str, Pair] = ("", Pair(b"", b""))
 
-    # --- What the root says ------------------------------------------------------------------------------------
-
     def cluster(self) -> o.Cluster:
         """Return the cluster; UnavailableError while it was not read yet."""
         found = self._mirror.cache.get(o.Cluster, keys.CLUSTER)
@@ -133,8 +131,6 @@ class Membership:
             raise RemovedError(f"node {node} was removed from this cluster: `shoal leave` there, then join anew")
         if found.status.left_at is not None:
             raise RemovedError(f"node {found.metadata.name} has left this cluster: join anew")
-
-    # --- Calls -------------------------------------------------------------------------------------------------
 
     async def ca(self, request: web.Request) -> web.StreamResponse:
         await self._mirror.fresh()
@@ -210,8 +206,6 @@ class Membership:
         audit.note(f"token/{wanted.role.value}", "rotated")
         cluster = self.cluster()
         return json_response(self._told(cluster, open_secrets(cluster, self._key)))
-
-    # --- Parts -------------------------------------------------------------------------------------------------
 
     def _told(self, cluster: o.Cluster, found: Secrets) -> bytes:
         worker, manager = (str(token_of(cluster, found.of(role))) for role in (Role.WORKER, Role.MANAGER))

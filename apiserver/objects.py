@@ -54,8 +54,6 @@ class Objects:
         self._events_seen = 0
         """The newest revision of an event."""
 
-    # --- Reading -----------------------------------------------------------------------------------------------
-
     async def list_or_watch(self, request: web.Request) -> web.StreamResponse:
         kind = kinds.kind_of(request.match_info["plural"])
         words = ("labels", "fields", "limit", "continue", "watch", "since")
@@ -111,8 +109,6 @@ class Objects:
         )
         return await stream(request, lines)
 
-    # --- What changed ------------------------------------------------------------------------------------------
-
     def changed(self, revision: int, changes: Sequence[Change], is_new: bool) -> None:
         """Publish what the watch has brought; a first sight of the store is listed, not published."""
         self._joined.note(changes, is_new=is_new)
@@ -136,8 +132,6 @@ class Objects:
         )
         self._hub.publish(o.Service, record)
         self._joined.was_told(key)
-
-    # --- Writing -----------------------------------------------------------------------------------------------
 
     async def create(self, request: web.Request) -> web.StreamResponse:
         kind = kinds.kind_of(request.match_info["plural"])
@@ -214,8 +208,6 @@ class Objects:
         if (is_written or unchanged) and self._mirror.read(key) is not None:
             return self.body(type(obj), key)
         return msgspec.json.encode(_plain(obj))
-
-    # --- Apply -------------------------------------------------------------------------------------------------
 
     async def apply(self, request: web.Request) -> web.StreamResponse:
         """Validate all, then write all, services last; nothing is written unless everything is valid."""
@@ -368,9 +360,6 @@ def _continued(token: str) -> tuple[int, str]:
         return int(version), key
     except (ValueError, binascii.Error) as error:
         raise InvalidError([Fault("continue", "not a token this server has given")]) from error
-
-
-# --- Answers ---------------------------------------------------------------------------------------------------
 
 
 def json_response(body: bytes, status: int = 200) -> web.Response:

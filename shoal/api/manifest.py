@@ -158,9 +158,6 @@ def _doubles(documents: list[Document]) -> Iterator[Fault]:
             )
 
 
-# --- YAML ----------------------------------------------------------------------------------------------------------
-
-
 _TAG: Final = "tag:yaml.org,2002:"
 _SCALARS: Final = tuple(
     (f"{_TAG}{tag}", re.compile(pattern), list(first))

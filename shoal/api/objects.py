@@ -42,9 +42,6 @@ class Object(Struct, frozen=True, rename="camel", tag_field="kind", kw_only=True
     metadata: Meta
 
 
-# --- Service ---------------------------------------------------------------------------------------------------
-
-
 class Update(Struct, frozen=True, rename="camel"):
     """How an update (or a rollback) proceeds; `parallelism` 0 = all at once."""
 
@@ -145,9 +142,6 @@ class Slot(Object, frozen=True, tag="Slot", kw_only=True):
     spec: SlotSpec
 
 
-# --- Task ------------------------------------------------------------------------------------------------------
-
-
 class TaskAddress(_Part, frozen=True):
     """A task's address on one network: `10.0.0.4/24`, and the MAC made from it (02:42:0a:00:00:04)."""
 
@@ -213,9 +207,6 @@ class Task(Object, frozen=True, tag="Task", kw_only=True):
 
     spec: TaskSpec
     status: TaskStatus
-
-
-# --- Endpoints and networks ------------------------------------------------------------------------------------
 
 
 class VirtualIp(_Part, frozen=True):
@@ -364,9 +355,6 @@ class Credential(Object, frozen=True, tag="Credential", kw_only=True):
     KIND: ClassVar[str] = "Credential"
 
     spec: FileSpec
-
-
-# --- Nodes and the cluster -------------------------------------------------------------------------------------
 
 
 class NodeSpec(Struct, frozen=True, rename="camel"):

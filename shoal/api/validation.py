@@ -106,9 +106,6 @@ def _named(obj: Object, problem: Callable[[str], str]) -> Faults:
         yield Fault("metadata.name", wrong)
 
 
-# --- What later versions bring -----------------------------------------------------------------------------------
-
-
 class NotYet(Struct, frozen=True):
     """A field whose use is refused until it works: `path` with [] for every item, and which of its values count."""
 
@@ -186,9 +183,6 @@ def _values(value: Any, pattern: str, path: str) -> Iterator[tuple[str, Any]]:
         yield from _values(found, rest, f"{path}.{name}")
 
 
-# --- The cluster's defaults --------------------------------------------------------------------------------------
-
-
 def _cluster_faults(spec: ClusterSpec) -> Faults:
     """Source of the limits: SwarmKit's manager/controlapi and manager/allocator."""
     for path, duration, least in (
@@ -210,9 +204,6 @@ def _cluster_faults(spec: ClusterSpec) -> Faults:
             yield Fault(f"spec.defaultAddrPools[{at}]", f"found {pool!r}, expected a network such as 10.0.0.0/8")
 
 
-# --- Secrets and configs -----------------------------------------------------------------------------------------
-
-
 def _file_faults(kind: str, spec: FileSpec) -> Faults:
     """No message quotes any of the data. That a new one has data, admission sees to: an update need not repeat it."""
     if spec.driver:
@@ -229,9 +220,6 @@ def _file_faults(kind: str, spec: FileSpec) -> Faults:
         yield Fault("spec.data", f"{kind} data must be larger than 0 and less than {limit} bytes; found {len(data)}")
     elif spec.templating == "golang":
         yield from (Fault("spec.data", problem) for problem in problems(data))
-
-
-# --- A service's spec --------------------------------------------------------------------------------------------
 
 
 def _mode_faults(spec: ServiceSpec) -> Faults:
@@ -597,9 +585,6 @@ _SERVICE_CHECKS: Final[tuple[Callable[[ServiceSpec], Faults], ...]] = (
     _update_faults, _placement_faults, _mount_faults, _port_faults, _health_faults, _privilege_faults,
     _placeholder_faults, _file_use_faults,
 )  # fmt: skip
-
-
-# --- Shared ------------------------------------------------------------------------------------------------------
 
 
 def _label_faults(labels: dict[str, str], path: str) -> Faults:

@@ -67,9 +67,6 @@ async def _events(client: Client, uid: str) -> list[Plain]:
     return sorted(items, key=sort_key(Event.KIND))[-EVENTS:]
 
 
-# --- One kind after the other. Pure. -------------------------------------------------------------------------------
-
-
 def service_lines(service: Plain, tasks: list[Plain], now: datetime) -> Iterator[str]:
     """Tell of a service: what is wrong, how it should be, its tasks."""
     found = progress(service, tasks)

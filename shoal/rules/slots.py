@@ -35,9 +35,6 @@ def lowest_free(taken: Collection[str], count: int) -> list[str]:
     return found
 
 
-# --- revisions -------------------------------------------------------------------------------------------------
-
-
 def revision_for_slot(rollout: Rollout | None, service: Service, slot: str) -> str:
     """Return the hash of the revision that a new task of the slot runs.
 
@@ -68,9 +65,6 @@ def is_rolling_back(rollout: Rollout | None) -> bool:
     return rollout is not None and rollout.status.state in _BACKWARDS
 
 
-# --- nodes of a global service ---------------------------------------------------------------------------------
-
-
 def is_member(node: Node, template: TaskTemplate) -> bool:
     """Say whether a global service belongs on the node as far as its constraints tell."""
     return template.placement is None or matches(template.placement.constraints, node)
@@ -79,9 +73,6 @@ def is_member(node: Node, template: TaskTemplate) -> bool:
 def may_join(node: Node) -> bool:
     """Say whether a global service's task may be started or replaced on a node it belongs on."""
     return not is_lost(node) and not is_drained(node) and node.spec.availability is not Availability.PAUSE
-
-
-# --- scaling down ----------------------------------------------------------------------------------------------
 
 
 class Occupied(NamedTuple):

@@ -49,9 +49,6 @@ async def join(door: Door, name: str = "new", address: str = "10.0.0.9", **optio
     return joined
 
 
-# --- Joining -----------------------------------------------------------------------------------------------------
-
-
 async def test_a_host_that_joins_is_a_node_with_a_certificate_of_its_own(door: Door) -> None:
     joined = await join(door, availability=Availability.DRAIN)
 
@@ -164,9 +161,6 @@ async def test_a_root_with_the_right_certificate_but_without_its_key_is_not_beli
         token = parse_token(await door.token())
         with pytest.raises(ForbiddenError, match="does not prove to be a manager"):
             await joining.join(impostor.remote, token, "new", "10.0.0.9", ACTIVE)
-
-
-# --- Certificates ------------------------------------------------------------------------------------------------
 
 
 async def test_a_certificate_is_renewed_for_its_owner(door: Door, tmp_path: Path) -> None:
@@ -286,8 +280,6 @@ async def test_the_doors_own_certificate_is_a_managers_and_lives_as_long_as_the_
     assert general_name(SERVER_NAME) in names_of(certificate)
     assert "swarm-manager" in [part.value for part in certificate.subject]
 
-
-# --- What a worker may not do ------------------------------------------------------------------------------------
 
 U1, U2 = N1.metadata.uid, N2.metadata.uid
 SERVICE = {"apiVersion": "shoal/v1", "kind": "Service", "metadata": {"name": "mine"}, "spec": {"image": "x"}}

@@ -35,8 +35,6 @@ class Stage:
         for obj in objects:
             self.put(obj)
 
-    # --- the world ----------------------------------------------------------------------------------------------
-
     def put(self, obj: Object) -> None:
         self.revision += 1
         self.cache.set(keys.key_of(obj), with_meta(obj, resource_version=self.revision))
@@ -59,8 +57,6 @@ class Stage:
         node = make_node(name, **changes)
         self.put(node)
         return node
-
-    # --- controllers --------------------------------------------------------------------------------------------
 
     def plan(self, controller: Controller[Any] = REPLICATION, name: str = "web") -> Plan:
         view = controller.observe(make_service(name).metadata.uid, self.cache)
@@ -100,8 +96,6 @@ class Stage:
         kind = keys.kind_at(key)
         found = self.cache.get(kind, key) if kind is not None else None
         return found.metadata.resource_version if found is not None else 0
-
-    # --- the agents ---------------------------------------------------------------------------------------------
 
     def move(self, task: Task, state: TaskState, node: Node | None = None, **status: Any) -> None:
         """Report a task's state, placing it first if a node is given."""
@@ -146,8 +140,6 @@ class Stage:
 
     def sleep(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
-
-    # --- looking ------------------------------------------------------------------------------------------------
 
     def fresh(self, task: Task) -> Task:
         found = self.cache.get(Task, keys.key_of(task))

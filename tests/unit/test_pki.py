@@ -63,9 +63,6 @@ def rsa_authority() -> Pair:
     return Pair(certificate.public_bytes(serialization.Encoding.PEM), pem(key))
 
 
-# --- A root of one's own -----------------------------------------------------------------------------------------
-
-
 def test_a_root_lives_for_twenty_years(authority: Pair) -> None:
     assert authority.parsed.not_valid_after_utc - NOW == CA_LIFETIME == timedelta(seconds=630_720_000)
 
@@ -100,9 +97,6 @@ def test_a_root_that_cannot_be_used(authority: Pair, certificate: str, key: str,
         read_authority(parts[certificate], parts[key], now)
 
 
-# --- Signing requests --------------------------------------------------------------------------------------------
-
-
 def test_a_request_gets_a_certificate_for_its_key_and_no_name_of_its_choice(authority: Pair) -> None:
     key = make_key()
     name = x509.Name([x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, "swarm-manager")])
@@ -124,9 +118,6 @@ def test_requests_that_are_none() -> None:
             requested_key(request)
 
 
-# --- The sealed root ---------------------------------------------------------------------------------------------
-
-
 def test_a_sealed_root_opens_with_its_key_and_its_cluster_only(authority: Pair) -> None:
     cluster = make_cluster()
     with pytest.raises(UnavailableError, match="no certificate authority yet"):
@@ -143,9 +134,6 @@ def test_a_sealed_root_opens_with_its_key_and_its_cluster_only(authority: Pair) 
     swapped = msgspec.structs.replace(sealed.status, sealed_ca_key=root.sealed_tokens)
     with pytest.raises(TerminalError, match="cannot be opened"):
         open_authority(msgspec.structs.replace(sealed, status=swapped), KEY)
-
-
-# --- Renewal -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
