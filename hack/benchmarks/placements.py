@@ -1,18 +1,21 @@
 """How many tasks a second the control plane creates and binds to nodes, against etcd's own rate in the same run.
 
-The API server, the controllers and etcd are real processes; the nodes are hollow: real agents on engines in memory. A
-task counts as bound when etcd holds it with its node, seen by a watch of our own. etcd's rate is that of keys of the
-same size written in transactions of 100, as many under way as one of Shoal's writers has.
+The API server, the controllers and etcd are real processes; the nodes are hollow: real agents on engines in memory. At
+first all nodes are paused: tasks are created and wait. Then they are made active, and all are bound. A task counts
+as bound when etcd holds it with its node, as delivered when its agent has answered, both seen by a watch of our own.
+etcd's rate is that of keys of the same size written in transactions of 100, as many under way as one of Shoal's
+writers has.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +30,7 @@ from hack.benchmarks.http import Client
 from shoal.api import codec, keys
 from shoal.machinery.etcd import EtcdStore
 from shoal.machinery.factories import make_cluster, make_network, make_node
-from shoal.machinery.store import MAX_OPERATIONS, Put, Txn
+from shoal.machinery.store import MAX_OPERATIONS, Batch, Put, Txn
 from shoal.machinery.writer import LANES
 from tests.support.etcd import EtcdProcess, running_etcd
 from tests.support.lab import remove_folder
@@ -40,19 +43,33 @@ TASK_BYTES = 1000
 """About what a stored task has; `Watched.mean_bytes` tells the true figure."""
 
 
+_ANSWERED = re.compile(rb'"state":"(accepted|preparing|ready|starting|running)"')
+
+
 @dataclass
 class Watched:
     """What a watch has seen of the tasks."""
 
-    created_at: dict[str, float] = field(default_factory=dict)
+    created: set[str] = field(default_factory=set)
+    waiting: set[str] = field(default_factory=set)
+    delivered: set[str] = field(default_factory=set)
     bound: set[str] = field(default_factory=set)
     running: set[str] = field(default_factory=set)
+    created_at: float = 0.0
     bound_at: float = 0.0
+    delivered_at: float = 0.0
     running_at: float = 0.0
     bytes_seen: int = 0
 
     def take(self, key: str, value: bytes, now: float) -> None:
-        self.created_at.setdefault(key, now)
+        if key not in self.created:
+            self.created.add(key)
+            self.created_at = now
+        if b"no suitable node" in value:
+            self.waiting.add(key)
+        if key not in self.delivered and _ANSWERED.search(value):
+            self.delivered.add(key)
+            self.delivered_at = now
         if key not in self.bound and b'"node":{' in value:
             self.bound.add(key)
             self.bound_at = now
@@ -70,7 +87,9 @@ class Watched:
 class Outcome:
     """One size: rates a second, CPU seconds until all tasks run."""
 
+    created_per_s: float
     bound_per_s: float
+    delivered_per_s: float
     running_per_s: float
     raw_per_s: float
     cpu_s: dict[str, float]
@@ -94,7 +113,10 @@ def run(sizes: Sequence[int] = (1000, 3000, 10000)) -> Report:
         report.figures += [
             Figure(f"B1 {size:,} tasks bound a second / etcd keys a second", found.bound_per_s / found.raw_per_s,
                    bar=0.10, aim=0.30, is_floor=True),
+            Figure(f"   {size:,} tasks created a second / etcd keys a second", found.created_per_s / found.raw_per_s),
+            Figure(f"   {size:,} tasks created", found.created_per_s, "/s"),
             Figure(f"   {size:,} tasks bound", found.bound_per_s, "/s"),
+            Figure(f"   {size:,} tasks delivered to their agents", found.delivered_per_s, "/s"),
             Figure(f"   {size:,} tasks running", found.running_per_s, "/s"),
             Figure(f"   control plane CPU per task, {size:,} tasks", 1000 * found.control_plane_cpu_s / size, "ms"),
         ]  # fmt: skip
@@ -137,28 +159,45 @@ async def _measure(
     watched = Watched()
     before = {name: kernel.cpu_s(pid) for name, pid in pids.items()}
     start = await store.list(keys.ROOT)
-    async with store.watch("/shoal/tasks/", start.revision) as batches, anyio.create_task_group() as group:
-        group.start_soon(_create, api, size, services)
+    async with store.watch("/shoal/tasks/", start.revision) as batches:
+        await _set_nodes(store, api, "pause")
         begun = time.monotonic()
-        with anyio.fail_after(600):
-            async for batch in batches:
-                now = time.monotonic()
-                for event in batch.events:
-                    watched.take(event.key, event.value or b"", now)
-                if len(watched.running) >= size:
-                    break
+        async with anyio.create_task_group() as group:
+            group.start_soon(_create, api, size, services)
+            await _follow(batches, watched, lambda: len(watched.waiting) >= size)
+        active_at = time.monotonic()
+        async with anyio.create_task_group() as group:
+            group.start_soon(_set_nodes, store, api, "active")
+            await _follow(batches, watched, lambda: len(watched.running) >= size)
     cpu = {name: kernel.cpu_s(pid) - before[name] for name, pid in pids.items()}
     end = await store.list("/shoal/tasks/")
     assert len(end.items) == len(watched.bound) == size, f"{len(end.items)} tasks, {len(watched.bound)} bound"
     raw.append(await raw_rate(store, size, watched.mean_bytes))
     return Outcome(
-        bound_per_s=size / (watched.bound_at - begun),
-        running_per_s=size / (watched.running_at - begun),
+        created_per_s=size / (watched.created_at - begun),
+        bound_per_s=size / (watched.bound_at - active_at),
+        delivered_per_s=size / (watched.delivered_at - active_at),
+        running_per_s=size / (watched.running_at - active_at),
         raw_per_s=quartiles(raw)[1],
         cpu_s=cpu,
         task_bytes=watched.mean_bytes,
         revisions=end.revision - start.revision,
     )
+
+
+async def _follow(batches: AsyncIterator[Batch], watched: Watched, is_over: Callable[[], bool]) -> None:
+    with anyio.fail_after(600):
+        while not is_over():
+            batch = await anext(batches)
+            now = time.monotonic()
+            for event in batch.events:
+                watched.take(event.key, event.value or b"", now)
+
+
+async def _set_nodes(store: EtcdStore, api: Client, availability: str) -> None:
+    for item in (await store.list("/shoal/nodes/")).items:
+        path = f"/shoal/v1{item.key.removeprefix('/shoal')}"
+        await anyio.to_thread.run_sync(api.call, "PATCH", path, {"spec": {"availability": availability}})
 
 
 async def _create(api: Client, size: int, services: int) -> None:
