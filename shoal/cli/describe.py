@@ -217,7 +217,6 @@ def _flat(value: Any, prefix: str = "") -> str:
 
 def _reserved(tasks: list[Plain]) -> str:
     """Sum what live tasks reserve."""
-
     cpus = memory = 0
     for task in tasks:
         if RANK.get(at(task, "status.state"), 0) <= RANK["running"]:
