@@ -6,7 +6,7 @@ import random
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.support.etcd import EtcdProcess, running_etcd
 
@@ -19,9 +19,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.option.seed is None:
         config.option.seed = random.SystemRandom().randrange(1 << 32)
-    if config.option.full:
-        settings.register_profile("full", max_examples=15 * settings.default.max_examples)
-        settings.load_profile("full")
+    load_hypothesis_profile(full=config.option.full)
+
+
+def load_hypothesis_profile(full: bool) -> None:
+    """Judge by results, never by time: on a shared machine any example may be slow."""
+    examples = settings.default.max_examples * (15 if full else 1)
+    settings.register_profile(
+        "shoal", max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+    settings.load_profile("shoal")
 
 
 def pytest_report_header(config: pytest.Config) -> str:

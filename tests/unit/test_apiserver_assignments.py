@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import msgspec
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apiserver.assignments import Picture, Pictures, networks_of, wanted
@@ -108,7 +108,7 @@ OBJECTS = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150)
 @given(st.lists(st.tuples(OBJECTS, st.booleans(), st.booleans()), max_size=25))
 def test_increments_add_up_to_the_whole_whatever_changes_and_whenever_it_is_told(
     steps: list[tuple[o.Object, bool, bool]],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controllers import CONTROLLERS, load
@@ -14,9 +14,7 @@ from tests.support.scenario import Deed, Pass, Watchdog, deeds, idle_writes, mak
 
 seeds = st.integers(0, 1 << 32)
 examples = settings(
-    max_examples=settings.default.max_examples // 6,  # type: ignore[union-attr]  # each is a whole history
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
+    max_examples=settings.default.max_examples // 6  # type: ignore[union-attr]  # each is a whole history
 )
 
 

@@ -425,7 +425,7 @@ def worlds(draw: st.DrawFn) -> list[Any]:
     return draw(st.permutations(objects))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(worlds())
 def test_no_node_is_ever_given_more_than_it_may_take(objects: list[Any]) -> None:
     picture = placed(*objects)

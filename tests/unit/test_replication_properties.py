@@ -140,7 +140,7 @@ def check_end(story: Story) -> None:
     assert not stage.plan().actions
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.sampled_from([Mode.REPLICATED, Mode.GLOBAL]), HISTORIES)
 def test_stop_first_wants_at_most_one_task_of_a_slot_and_ends_as_desired(mode: Mode, history: list) -> None:  # type: ignore[type-arg]
     story = Story(mode, UpdateOrder.STOP_FIRST)
@@ -151,7 +151,7 @@ def test_stop_first_wants_at_most_one_task_of_a_slot_and_ends_as_desired(mode: M
     check_end(story)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(HISTORIES.map(lambda history: [one for one in history if "down" not in one]))
 def test_a_slot_s_containers_never_overlap_while_all_nodes_are_reachable(history: list) -> None:  # type: ignore[type-arg]
     """Within the minute a stubborn old task may take: the waits here add up to less or are cut short."""
@@ -166,7 +166,7 @@ def test_a_slot_s_containers_never_overlap_while_all_nodes_are_reachable(history
         assert set(containers(story).values()) <= {1}, change
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.sampled_from([Mode.REPLICATED, Mode.GLOBAL]), HISTORIES)
 def test_start_first_wants_at_most_two_tasks_of_a_slot_and_ends_as_desired(mode: Mode, history: list) -> None:  # type: ignore[type-arg]
     story = Story(mode, UpdateOrder.START_FIRST)
@@ -177,7 +177,7 @@ def test_start_first_wants_at_most_two_tasks_of_a_slot_and_ends_as_desired(mode:
     check_end(story)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.sampled_from([Mode.REPLICATED, Mode.GLOBAL]), HISTORIES, st.randoms(use_true_random=False))
 def test_a_plan_does_not_depend_on_the_order_of_what_it_sees(mode: Mode, history: list, random) -> None:  # type: ignore[type-arg,no-untyped-def]
     story = Story(mode, UpdateOrder.START_FIRST)
@@ -198,7 +198,7 @@ def test_a_plan_does_not_depend_on_the_order_of_what_it_sees(mode: Mode, history
     assert REPLICATION.plan(other, story.stage.now) == REPLICATION.plan(view, story.stage.now)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.sampled_from([Mode.REPLICATED, Mode.GLOBAL]), HISTORIES)
 def test_nothing_is_left_of_a_deleted_service(mode: Mode, history: list) -> None:  # type: ignore[type-arg]
     story = Story(mode, UpdateOrder.START_FIRST)
@@ -209,7 +209,7 @@ def test_nothing_is_left_of_a_deleted_service(mode: Mode, history: list) -> None
     assert story.stage.left() == []
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.sampled_from([Mode.REPLICATED, Mode.GLOBAL]), HISTORIES)
 def test_no_key_is_written_twice_by_one_plan(mode: Mode, history: list) -> None:  # type: ignore[type-arg]
     story = Story(mode, UpdateOrder.START_FIRST)
