@@ -52,7 +52,7 @@ def test_a_failed_task_is_tried_again_until_it_succeeds_or_may_not(host: Host) -
     assert "1/1 completed" in done.out
     assert states(host, "stubborn") == [("1", "complete"), ("1", "failed")]
     host.shoal("delete service stubborn").ok()
-    eventually(lambda: host.docker("volume rm job-memory").code == 0, within=10)
+    eventually(lambda: host.docker("volume rm job-memory").code == 0)
 
     failed = apply(host, "hopeless", "exit 3", replicas=2, restart={"delay": "0s", "maxAttempts": 1})
     assert failed.code == 1
@@ -73,17 +73,17 @@ def test_every_change_runs_a_job_once_more_and_no_change_does_not(host: Host) ->
     assert second["jobIteration"] == first.get("jobIteration", 0) + 1
     assert second["lastExecution"] > first["lastExecution"]
     assert states(host, "again") == [(slot, "complete") for slot in "123"]
-    eventually(lambda: {task["spec"]["jobIteration"] for task in tasks(host, "again")} == {1}, within=10)
+    eventually(lambda: {task["spec"]["jobIteration"] for task in tasks(host, "again")} == {1})
 
 
 def test_a_new_iteration_takes_the_place_of_one_that_still_runs(host: Host) -> None:
     apply(host, "long", "sleep 1000", "--detach", stopSignal="SIGKILL").ok()
-    eventually(lambda: states(host, "long") == [("1", "running")], within=20)
+    eventually(lambda: states(host, "long") == [("1", "running")])
 
     done = apply(host, "long", "sleep 0.2", stopSignal="SIGKILL").ok()
 
     assert "1/1 completed" in done.out
-    eventually(lambda: states(host, "long") == [("1", "complete")], within=15)
+    eventually(lambda: states(host, "long") == [("1", "complete")])
 
 
 def test_a_global_job_completes_once_on_each_node(host: Host) -> None:

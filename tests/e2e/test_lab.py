@@ -55,5 +55,5 @@ def test_images_go_through_the_registry(pair: tuple[Host, Host]) -> None:
     name = "10.99.0.254:5000/hello:1"
     one.run("hack/images").ok()
     one.docker(f"tag shoal/hello:1 {name}").ok()
-    eventually(lambda: one.docker(f"push -q {name}").ok(), within=20)
+    eventually(lambda: one.docker(f"push -q {name}").ok())
     other.docker(f"pull -q {name}").ok()

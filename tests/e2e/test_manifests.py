@@ -67,7 +67,7 @@ def careful(host: Host) -> None:
 
 
 def particular(host: Host) -> None:
-    eventually(lambda: "hello from particular as 1000" in host.shoal("logs particular").ok().out, within=10)
+    eventually(lambda: "hello from particular as 1000" in host.shoal("logs particular").ok().out)
     (one,) = containers(host, "particular")
     assert one["HostConfig"]["ReadonlyRootfs"]
     assert one["HostConfig"]["ExtraHosts"] == ["database:10.1.2.3", "database.local:10.1.2.3"]

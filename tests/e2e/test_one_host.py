@@ -44,7 +44,7 @@ def test_containers_survive_the_end_of_every_process(host: Host) -> None:
 
     assert host.docker("ps -q --no-trunc").ok().out == containers
     host.shoal("up").ok()
-    eventually(lambda: "hello from" in host.curl("http://127.0.0.1:8080/"), within=20)
+    eventually(lambda: "hello from" in host.curl("http://127.0.0.1:8080/"))
     assert host.docker("ps -q --no-trunc").ok().out == containers
 
 

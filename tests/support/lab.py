@@ -375,7 +375,7 @@ def within(seconds: float, holds: Callable[[], bool], what: str, said: Callable[
         time.sleep(0.02)
 
 
-def eventually(probe: Callable[[], T], within: float = 10.0, every: float = 0.05) -> T:
+def eventually(probe: Callable[[], T], within: float = 30.0, every: float = 0.05) -> T:
     """Ask until the answer is true, and return it. A failed assertion of the probe counts as "not yet"."""
     deadline = time.monotonic() + within
     while True:
