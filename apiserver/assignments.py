@@ -125,7 +125,7 @@ def is_wanted(cache: Cache, node_uid: str, networks: frozenset[str], files: froz
         case o.Attachment():
             return obj.spec.network.uid in networks
         case o.ServiceEndpoint():
-            return bool(obj.spec.ports) or any(vip.network.uid in networks for vip in obj.spec.vips)
+            return bool(obj.spec.ports) or any(on.network.uid in networks for on in obj.spec.networks)
         case o.Backend():
             return (
                 obj.spec.node.uid == node_uid

@@ -70,8 +70,8 @@ def _observe_addresses(cache: Cache) -> AddressView | None:
     if not waiting and not over:
         return None
     networks = tuple(sorted(cache.all(Network).values(), key=lambda network: network.metadata.name))
-    names = (network.metadata.name for network in networks)
-    return AddressView(waiting, over, networks, {name: pool.taken(name) for name in names} if waiting else {})
+    uids = (network.metadata.uid for network in networks)
+    return AddressView(waiting, over, networks, {uid: pool.taken(uid) for uid in uids} if waiting else {})
 
 
 def _claims_over(pool: Pool, cache: Cache) -> tuple[Claim, ...]:
@@ -109,7 +109,7 @@ def _observe_attachments(cache: Cache) -> AttachmentView:
     asked = {*(node.metadata.uid for node in bare), *(one.spec.node.uid for one in stale), *gone}
     return AttachmentView(
         ingress=ingress,
-        taken=pool.taken(ingress.metadata.name) if ingress is not None and bare else Taken(),
+        taken=pool.taken(ingress.metadata.uid) if ingress is not None and bare else Taken(),
         bare=bare,
         moved=tuple(moved),
         stale=tuple(stale),

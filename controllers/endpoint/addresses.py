@@ -44,7 +44,7 @@ class AddressView:
     over: tuple[Claim, ...]
     networks: tuple[Network, ...]
     taken: Mapping[str, Taken]
-    """By network name."""
+    """By network uid."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,11 @@ class _Supply:
         self._free: dict[str, Iterator[str]] = {}
 
     def next(self, network: Network) -> str | None:
-        name = network.metadata.name
-        if name not in self._free:
-            taken = self._taken.get(name, Taken())
-            self._free[name] = free_addresses(network, taken.addresses, taken.newest)
-        return next(self._free[name], None)
+        uid = network.metadata.uid
+        if uid not in self._free:
+            taken = self._taken.get(uid, Taken())
+            self._free[uid] = free_addresses(network, taken.addresses, taken.newest)
+        return next(self._free[uid], None)
 
 
 def plan_addresses(view: AddressView, now: datetime) -> Plan:
@@ -117,7 +117,7 @@ def _allocate(task: Task, supply: _Supply, now: datetime) -> tuple[tuple[Step, .
             return (), f"network {network.metadata.name} has no free address"
         ref = Ref(network.metadata.name, network.metadata.uid)
         addresses.append(TaskAddress(ref, with_mask(network, address), mac_of(address)))
-        claims.append(Create(make_claim(keys.address(ref.name, address), owner)))
+        claims.append(Create(make_claim(keys.address(ref, address), owner)))
     status = TaskStatus(TaskState.PENDING, now, "pending task scheduling")
     new = replace(task, spec=replace(task.spec, addresses=tuple(addresses)), status=status)
     return (Replace(new), *claims), ""
@@ -185,7 +185,7 @@ def _attach(network: Network, node: Node, address: str, number: int, *, is_new: 
     )  # fmt: skip
     meta = Meta(name=f"{net.name}.{ref.uid}", uid=derived_uid("attachment", net.uid, ref.uid), owner=owner)
     steps: list[Step] = [Create(Attachment(metadata=meta, spec=spec))]
-    steps.append(Create(make_claim(keys.address(net.name, address), owner)))
+    steps.append(Create(make_claim(keys.address(net, address), owner)))
     if is_new:
         steps.append(Create(make_claim(keys.claim("node-number", number), owner)))
     return Action("NodeAttached", tuple(steps), (still_exists(node), still_exists(network)))
@@ -193,7 +193,7 @@ def _attach(network: Network, node: Node, address: str, number: int, *, is_new: 
 
 def _detach(attachment: Attachment, view: AttachmentView) -> Action:
     """Remove an attachment and give its address back; the number stays with the node."""
-    key = keys.address(attachment.spec.network.name, without_mask(attachment.spec.address))
+    key = keys.address(attachment.spec.network, without_mask(attachment.spec.address))
     held = view.claims.get(attachment.spec.node.uid, ())
     freed = tuple(Remove(claim) for claim in held if keys.key_of(claim) == key)
     return Action("NodeDetached", (Remove(attachment), *freed))
@@ -201,7 +201,7 @@ def _detach(attachment: Attachment, view: AttachmentView) -> Action:
 
 def _let_go(claims: tuple[Claim, ...], view: AttachmentView) -> Action:
     """Remove what a removed node still holds, except what goes with an attachment."""
-    bound = {keys.address(stale.spec.network.name, without_mask(stale.spec.address)) for stale in view.stale}
+    bound = {keys.address(stale.spec.network, without_mask(stale.spec.address)) for stale in view.stale}
     return Action("NodeReleased", tuple(Remove(claim) for claim in claims if keys.key_of(claim) not in bound))
 
 

@@ -32,7 +32,8 @@ class Pool(Fold[Claim]):
         assert claim is not None
         self._own(old, new)
         match claim.key.split("/"):
-            case ["addresses", network, address]:
+            case ["addresses", holder, address]:
+                network = holder.rpartition(".")[2]
                 (self._addresses[network].add if new is not None else self._addresses[network].discard)(address)
                 if new is not None:
                     stamp = (new.metadata.resource_version, _number(address), address)
@@ -43,7 +44,7 @@ class Pool(Fold[Claim]):
                 (self.numbers.add if new is not None else self.numbers.discard)(int(number))
 
     def taken(self, network: str) -> Taken:
-        """A network's addresses; `newest` outlives its claim, so that what was just given back is not given next."""
+        """A network's addresses, by its uid; `newest` outlives its claim, so what was just freed is not given next."""
         return Taken(self._addresses[network], self._newest.get(network, (0, 0, ""))[2])
 
     def is_port_taken(self, protocol: str, published: int) -> bool:

@@ -64,8 +64,7 @@ def _plan_endpoint(service: Service, view: ServiceView) -> Plan:
     mode = endpoint_mode(service.spec)
     message = f"no free {', '.join(missing)} port between {FIRST_DYNAMIC} and {LAST_DYNAMIC}" if missing else ""
     old = view.endpoint
-    vips = old.spec.vips if old is not None else ()
-    spec = EndpointSpec(service=ref, mode=mode.value, ports=ports, vips=vips, message=message)
+    spec = EndpointSpec(service=ref, mode=mode.value, ports=ports, message=message)
     steps: list[Step] = []
     if old is None:
         meta = Meta(name=ref.name, uid=derived_uid("endpoint", ref.uid), owner=owner)

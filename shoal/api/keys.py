@@ -9,9 +9,10 @@
 /shoal/backends/<service>.<uid>/<task uid>
 /shoal/networks/<name>
 /shoal/attachments/<network>.<uid>/<node uid or container>
-/shoal/addresses/<network>/<ip>
+/shoal/addresses/<network>.<uid>/<ip>
 /shoal/claims/port/<protocol>/<published>/ingress | host.<service uid>
-/shoal/claims/{vni,subnet,node-number}/<value>
+/shoal/claims/subnet/<subnet>/auto | chosen.<network uid>
+/shoal/claims/{vni,node-number}/<value>
 /shoal/refs/<kind>/<uid>/<owner uid>
 /shoal/{secrets,configs,credentials}/<name>
 /shoal/nodes/<uid>
@@ -73,7 +74,7 @@ def service(name: str) -> str:
 
 
 def of_service(ref: Ref) -> str:
-    """The part of a key that belongs to one service for its whole life: name for people, uid for truth."""
+    """The part of a key that belongs to one object for its whole life: name for people, uid for truth."""
     return f"{ref.name}.{ref.uid}"
 
 
@@ -114,8 +115,8 @@ def attachment(network_ref: Ref, holder: str) -> str:
     return f"{ROOT}attachments/{network_ref.name}.{network_ref.uid}/{holder}"
 
 
-def address(network_name: str, ip: str) -> str:
-    return f"{ROOT}addresses/{network_name}/{ip}"
+def address(network_ref: Ref, ip: str) -> str:
+    return f"{ROOT}addresses/{network_ref.name}.{network_ref.uid}/{ip}"
 
 
 def port_claims(protocol: str, published: int) -> str:
@@ -133,8 +134,22 @@ def host_port_claim(protocol: str, published: int, service_uid: str) -> str:
 
 
 def claim(what: str, value: str | int) -> str:
-    """A claim of another kind: vni, subnet, node-number."""
+    """A claim of another kind: vni, node-number."""
     return f"{ROOT}claims/{what}/{value}"
+
+
+def subnet_claims(subnet: str) -> str:
+    """The prefix of every claim on one subnet."""
+    return f"{ROOT}claims/subnet/{subnet}/"
+
+
+def auto_subnet_claim(subnet: str) -> str:
+    return subnet_claims(subnet) + "auto"
+
+
+def chosen_subnet_claim(subnet: str, network_uid: str) -> str:
+    """A subnet that people chose may be held by several networks: placement keeps them apart."""
+    return subnet_claims(subnet) + f"chosen.{network_uid}"
 
 
 def reference(to_kind: str, to_uid: str, owner_uid: str) -> str:

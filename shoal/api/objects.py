@@ -148,6 +148,8 @@ class TaskAddress(_Part, frozen=True):
     network: Ref
     address: str
     mac: str
+    aliases: tuple[str, ...] = ()
+    """Names its template gives it there, beside the service's and its own."""
 
 
 class TaskSpec(_Part, frozen=True):
@@ -209,10 +211,16 @@ class Task(Object, frozen=True, tag="Task", kw_only=True):
     status: TaskStatus
 
 
-class VirtualIp(_Part, frozen=True):
+class EndpointNetwork(_Part, frozen=True):
+    """How a service is found on one of its networks."""
+
     network: Ref
-    address: str
-    """With its mask: 10.0.1.2/24."""
+    vip: str = ""
+    """With its mask, 10.0.1.2/24; "" with dnsrr, and where none was free (then the endpoint's message says so)."""
+    aliases: tuple[str, ...] = ()
+    """Names the service has there beside its own."""
+    withdrawn: bool = False
+    """No name leads to the VIP any more; its rules stay until all nodes have followed."""
 
 
 class EndpointSpec(_Part, frozen=True):
@@ -220,7 +228,8 @@ class EndpointSpec(_Part, frozen=True):
     mode: str = "vip"
     ports: tuple[Port, ...] = ()
     """As published: dynamic ones resolved."""
-    vips: tuple[VirtualIp, ...] = ()
+    networks: tuple[EndpointNetwork, ...] = ()
+    """The service's networks in its spec's order, those last that it is leaving; never the ingress network."""
     message: str = ""
     """Why something could not be allocated; empty = all is."""
 
@@ -235,8 +244,10 @@ class ServiceEndpoint(Object, frozen=True, tag="Endpoint", kw_only=True):
 class BackendSpec(_Part, frozen=True):
     service: Ref
     task: Ref
+    """Its name is its container's: web.1.<uid>."""
     node: Ref
     addresses: tuple[TaskAddress, ...] = ()
+    slot: str = ""
 
 
 class BackendStatus(_Part, frozen=True):
@@ -245,6 +256,8 @@ class BackendStatus(_Part, frozen=True):
     ready: bool
     serving_at: datetime | None = None
     drained_at: datetime | None = None
+    container: str = ""
+    """The first twelve digits of its container's id, a name it has on its networks; known once it was ready."""
 
 
 class Backend(Object, frozen=True, tag="Backend", kw_only=True):
@@ -262,9 +275,14 @@ class Subnet(_Part, frozen=True):
 
 
 class NetworkSpec(_Part, frozen=True):
+    """As it was asked for; what is left out is chosen, and stands in the status."""
+
     driver: str = "overlay"
     subnets: tuple[Subnet, ...] = ()
+    mtu: int = 0
+    """Bytes; 0 = the default."""
     options: dict[str, str] = {}
+    """The driver's, in Docker's words."""
     internal: bool = False
     attachable: bool = False
     ingress: bool = False
@@ -273,10 +291,11 @@ class NetworkSpec(_Part, frozen=True):
 
 
 class NetworkStatus(_Part, frozen=True):
-    """What the API server allocated: the subnets in force and the VXLAN number."""
+    """What the API server allocated, and what is in force: subnets with their gateways, VXLAN number, MTU in bytes."""
 
     subnets: tuple[Subnet, ...] = ()
     vni: int = 0
+    mtu: int = 0
 
 
 class Network(Object, frozen=True, tag="Network", kw_only=True):
@@ -288,11 +307,15 @@ class Network(Object, frozen=True, tag="Network", kw_only=True):
 
 
 class AttachmentSpec(_Part, frozen=True):
-    """A node's own address on a network (its bridge), its tunnel end and its number (1-65535, for connection marks)."""
+    """A node's own address on a network (its bridge), its tunnel end and its number (1-65535, for connection marks).
+
+    With `container`, the id of a plain container on that node: the container's address, and the names it has there.
+    """
 
     network: Ref
     node: Ref
     container: str = ""
+    names: tuple[str, ...] = ()
     address: str = ""
     mac: str = ""
     vtep: str = ""
@@ -313,7 +336,7 @@ class Claim(Object, frozen=True, tag="Claim", kw_only=True):
     KIND: ClassVar[str] = "Claim"
 
     key: str
-    """The whole key, below /shoal/: addresses/ingress/10.0.0.4."""
+    """The whole key, below /shoal/: addresses/ingress.<uid>/10.0.0.4."""
 
 
 class Reference(Object, frozen=True, tag="Reference", kw_only=True):
@@ -386,10 +409,12 @@ class NodeDescription(_Part, frozen=True):
 class NodeStatus(_Part, frozen=True, kw_only=True):
     """`description`, `address`: the agent's. `state`, `message`, `since`: the nodes controller's. `left_at`: when the
     host left; from then on the node is down for good. `api`: where a manager serves other hosts, "10.0.0.1:2377".
+    `data_path`: the host's address for overlay traffic, "" = `address`.
     """
 
     description: NodeDescription = NodeDescription()
     address: str = ""
+    data_path: str = ""
     state: NodeState
     message: str = ""
     since: datetime | None = None

@@ -192,7 +192,9 @@ COLUMNS: Final[dict[str, tuple[Column, ...]]] = {
         Column("SERVICE", _field("spec.service.name")),
         Column("MODE", _field("spec.mode", "vip")),
         Column("PORTS", lambda obj, now: ", ".join(map(port, at(obj, "spec.ports", []))) or "-"),
-        Column("VIPS", lambda obj, now: ", ".join(v["address"] for v in at(obj, "spec.vips", [])) or "-"),
+        Column(
+            "VIPS", lambda obj, now: ", ".join(n["vip"] for n in at(obj, "spec.networks", []) if n.get("vip")) or "-"
+        ),
         Column("MESSAGE", _field("spec.message")),
     ),
     "Backend": (

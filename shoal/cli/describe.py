@@ -90,7 +90,11 @@ def service_lines(service: Plain, tasks: list[Plain], now: datetime) -> Iterator
         ("Ports", [port(one) for one in at(service, "status.endpoint.ports", None) or spec.get("ports", [])]),
         (
             "Virtual IPs",
-            [f"{v['address']} on {at(v, 'network.name')}" for v in at(service, "status.endpoint.vips", [])],
+            [
+                f"{n['vip']} on {at(n, 'network.name')}"
+                for n in at(service, "status.endpoint.networks", [])
+                if n.get("vip")
+            ],
         ),
         ("Environment", [entry.partition("=")[0] for entry in spec.get("env", [])]),
         ("Mounts", [_mount(one) for one in spec.get("mounts", [])]),

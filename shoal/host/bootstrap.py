@@ -18,6 +18,7 @@ from shoal.machinery.authority import Root, with_root
 from shoal.machinery.controller import Action, Create
 from shoal.machinery.store import Store, Txn
 from shoal.machinery.writer import prepare
+from shoal.rules.networks import DEFAULT_MTU
 
 INGRESS_SUBNET = o.Subnet(subnet="10.0.0.0/24", gateway="10.0.0.1")
 """What Swarm gives its ingress network: the first /24 of the default address pool."""
@@ -31,7 +32,7 @@ def first_objects(identity: Identity, root: Root, now: datetime) -> tuple[o.Obje
     ingress = o.Network(
         metadata=_meta("ingress", derived_uid(identity.cluster, "network", "ingress"), now),
         spec=o.NetworkSpec(driver="overlay", subnets=(INGRESS_SUBNET,), ingress=True),
-        status=o.NetworkStatus(subnets=(INGRESS_SUBNET,), vni=INGRESS_VNI),
+        status=o.NetworkStatus(subnets=(INGRESS_SUBNET,), vni=INGRESS_VNI, mtu=DEFAULT_MTU),
     )
     return (
         o.Cluster(
@@ -48,7 +49,7 @@ def first_objects(identity: Identity, root: Root, now: datetime) -> tuple[o.Obje
             ),
         ),
         ingress,
-        _claim(ingress, keys.claim("subnet", INGRESS_SUBNET.subnet), now),
+        _claim(ingress, keys.auto_subnet_claim(INGRESS_SUBNET.subnet), now),
         _claim(ingress, keys.claim("vni", INGRESS_VNI), now),
         *(_predefined(name, identity, now) for name in ("bridge", "host")),
     )

@@ -10,7 +10,20 @@ from shoal.rules.ports import needs_ingress
 PREDEFINED: Final = frozenset({"host", "bridge", "none"})
 """Networks that every engine has; Shoal gives no addresses on them."""
 
+DEFAULT_MTU: Final = 1450
+"""Bytes of an overlay's packets: Ethernet's 1500 less VXLAN's 50."""
+
 
 def needs_address(template: TaskTemplate) -> bool:
     """Say whether a task has to wait for an address before it may be placed."""
     return needs_ingress(template) or any(use.name not in PREDEFINED for use in template.networks)
+
+
+def is_on_host(template: TaskTemplate) -> bool:
+    """Say whether a task shares its host's own network; it is then on no other."""
+    return any(use.name == "host" for use in template.networks)
+
+
+def is_on_bridge(template: TaskTemplate) -> bool:
+    """Say whether a task is on its engine's default bridge, beside the networks it has addresses on."""
+    return any(use.name == "bridge" for use in template.networks)

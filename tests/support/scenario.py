@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from controllers import CONTROLLERS, load
 from shoal.api import codec, keys
 from shoal.api.defaults import max_concurrent
+from shoal.api.keys import key_of
 from shoal.api.objects import Claim, Node, Object, Rollout, Service, ServiceEndpoint, Task
 from shoal.api.states import Availability, Mode, PublishMode, RestartCondition, TaskState
 from shoal.api.template import Port, Restart
@@ -227,11 +228,11 @@ def _only_grew(old: Task, new: Task) -> None:
 def _check_unique(world: World) -> None:
     """No two holders of an address, an ingress port, or a host port of one node."""
     tasks = [task for task in world.objects(Task) if not task.status.state.is_terminal]
-    addresses = [address.address for task in tasks for address in task.spec.addresses]
+    addresses = [(one.network, one.address.split("/")[0]) for task in tasks for one in task.spec.addresses]
     assert len(addresses) == len(set(addresses)), "an address was given twice"
-    claims = {claim.key for claim in world.objects(Claim)}
-    for address in addresses:
-        assert f"addresses/ingress/{address.split('/')[0]}" in claims, f"{address} is not claimed"
+    claims = {key_of(claim) for claim in world.objects(Claim)}
+    for network, address in addresses:
+        assert keys.address(network, address) in claims, f"{address} is not claimed"
     published = [
         (port.protocol, port.published)
         for endpoint in world.objects(ServiceEndpoint)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from controllers.endpoint import CONTROLLER
+from shoal.api.meta import derived_uid
 from shoal.api.objects import Attachment, Claim, Subnet, Task, TaskStatus
 from shoal.api.states import DesiredState, TaskState
 from shoal.api.template import NetworkUse, Port
@@ -18,6 +19,7 @@ from tests.support.picture import Picture
 WEB = make_service("web", replicas=3, ports=(Port(80, 8080),))
 NODE = make_node("n1", address="192.168.7.1")
 INGRESS = make_network()
+UNDER = f"addresses/ingress.{INGRESS.metadata.uid}/"
 
 
 def fresh(slot: int) -> Task:
@@ -25,7 +27,7 @@ def fresh(slot: int) -> Task:
 
 
 def claimed(picture: Picture, network: str = "ingress") -> list[str]:
-    prefix = f"addresses/{network}/"
+    prefix = f"addresses/{network}.{derived_uid('network', network)}/"
     return [claim.key[len(prefix) :] for claim in picture.all(Claim) if claim.key.startswith(prefix)]
 
 
@@ -38,7 +40,7 @@ def test_a_waiting_task_gets_address_mac_and_claim_and_becomes_pending() -> None
         ("ingress", "10.0.0.2/24", "02:42:0a:00:00:02")
     ]
     claim = picture.one(Claim)
-    assert (claim.key, claim.metadata.owner.uid) == ("addresses/ingress/10.0.0.2", task.metadata.uid)
+    assert (claim.key, claim.metadata.owner.uid) == (f"{UNDER}10.0.0.2", task.metadata.uid)
     assert [len(action.steps) for action in plan.actions] == [2], "task and claim are one transaction"
 
 
@@ -47,7 +49,7 @@ def test_a_node_gets_address_number_and_tunnel_end() -> None:
     picture.settle("attachments")
     spec = picture.one(Attachment).spec
     assert (spec.address, spec.mac, spec.vtep, spec.number) == ("10.0.0.2/24", "02:42:0a:00:00:02", "192.168.7.1", 1)
-    assert [claim.key for claim in picture.all(Claim)] == ["addresses/ingress/10.0.0.2", "claims/node-number/1"]
+    assert [claim.key for claim in picture.all(Claim)] == [f"{UNDER}10.0.0.2", "claims/node-number/1"]
 
 
 def test_tasks_and_nodes_never_share_an_address() -> None:
