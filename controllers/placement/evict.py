@@ -13,7 +13,7 @@ from typing import Final
 from shoal.api.objects import Node, Rollout, Service, Task
 from shoal.api.states import Availability, RolloutState
 from shoal.rules.constraints import matches
-from shoal.rules.resources import Amounts, capacity_of, reserved_by
+from shoal.rules.resources import Amounts, capacity_of, is_offered, reserved_by
 
 _NEVER: Final = datetime.max.replace(tzinfo=UTC)
 
@@ -56,7 +56,8 @@ def misfits(node: Node, residents: Iterable[Resident]) -> tuple[Task, ...]:
     for resident in sorted(residents, key=lambda one: (one.task.metadata.created_at or _NEVER, one.task.metadata.name)):
         wanted = reserved_by(resident.task.spec.template)
         is_allowed = not resident.constraints or matches(resident.constraints, node)
-        if not is_allowed or (is_described and not wanted.fits_into(room)):
+        has_its_own = wanted.fits_into(room) and is_offered(resident.task.spec.generic, description)
+        if not is_allowed or (is_described and not has_its_own):
             leaving.append(resident.task)
         else:
             room = room.minus(wanted)
@@ -65,7 +66,9 @@ def misfits(node: Node, residents: Iterable[Resident]) -> tuple[Task, ...]:
 
 def is_suited(node: Node, resident: Resident, reserved: Amounts) -> bool:
     """Say whether a task that has just come can stay, given what all tasks there reserve; the quick way of asking."""
-    return matches(resident.constraints, node) and reserved.fits_into(capacity_of(node.status.description))
+    description = node.status.description
+    has_its_own = is_offered(resident.task.spec.generic, description)
+    return has_its_own and matches(resident.constraints, node) and reserved.fits_into(capacity_of(description))
 
 
 def may_leave(task: Task) -> bool:

@@ -11,7 +11,7 @@ import json
 import re
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from typing import Any, Final, TypeVar
@@ -36,6 +36,7 @@ from nodeagent.engine.frames import FrameReader
 from shoal.api.errors import EngineError
 from shoal.api.objects import NodeDescription, Plugin, PortStatus
 from shoal.api.states import Protocol
+from shoal.api.template import GenericResource
 from shoal.api.units import Bytes, Cpus
 
 T = TypeVar("T")
@@ -351,10 +352,22 @@ def _description(info: Mapping[str, Any]) -> NodeDescription:
         architecture=info.get("Architecture", ""),
         cpus=Cpus(int(info.get("NCPU", 0)) * 1_000_000_000),
         memory=Bytes(info.get("MemTotal", 0)),
+        generic=_generic(info.get("GenericResources") or ()),
         engine_version=info.get("ServerVersion", ""),
         engine_labels=dict(label.partition("=")[::2] for label in info.get("Labels") or ()),
         plugins=tuple(sorted(plugins, key=lambda plugin: (plugin.type, plugin.name))),
     )
+
+
+def _generic(raw: Iterable[Mapping[str, Any]]) -> tuple[GenericResource, ...]:
+    """The daemon's `node-generic-resources`: the engine tells them whether or not its own swarm mode is on."""
+    found: dict[GenericResource, None] = {}
+    for one in raw:
+        if named := one.get("NamedResourceSpec"):
+            found[GenericResource(str(named["Kind"]), value=str(named["Value"]))] = None
+        elif counted := one.get("DiscreteResourceSpec"):
+            found[GenericResource(str(counted["Kind"]), count=int(counted["Value"]))] = None
+    return tuple(sorted(found, key=lambda one: (one.kind, one.value or "")))
 
 
 def _summary(raw: Mapping[str, Any]) -> Summary:

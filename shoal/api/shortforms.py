@@ -224,6 +224,30 @@ def _preference(value: Any, path: str, faults: Faults) -> Any:
     return {"spread": value.removeprefix("spread=").strip()} if isinstance(value, str) else value
 
 
+def _generic(value: Any, path: str, faults: Faults) -> Any:
+    """`gpu=2`, a list of such, or a mapping of kind to count."""
+    if isinstance(value, Mapping):
+        return [{"kind": str(_scalar(kind)), "count": _number_of(count)} for kind, count in value.items()]
+    items = [value] if isinstance(value, str) else value
+    if not isinstance(items, (list, tuple)):
+        return value
+    return [_generic_one(item, f"{path}[{index}]", faults) for index, item in enumerate(items)]
+
+
+def _generic_one(value: Any, path: str, faults: Faults) -> Any:
+    if not isinstance(value, str):
+        return value
+    kind, is_given, count = (part.strip() for part in value.partition("="))
+    if not is_given or not re.fullmatch(r"-?\d+", count):
+        faults.append(Fault(path, f"found {value!r}, expected a kind and how many, such as gpu=2"))
+        return {"kind": kind, "count": 1}
+    return {"kind": kind, "count": int(count)}
+
+
+def _number_of(value: Any) -> Any:
+    return int(value) if isinstance(value, str) and re.fullmatch(r"-?\d+", value.strip()) else value
+
+
 def _ulimits(value: Any, path: str, faults: Faults) -> Any:
     """`nofile=1024:2048`, or a mapping of name to one number or to soft and hard."""
     return list(_each_ulimit(value)) if isinstance(value, (Mapping, list, tuple)) else value
@@ -279,6 +303,7 @@ _SERVICE: dict[str, Expander] = {
     "capDrop": _text_list,
     "dns": _nameservers,
     "healthcheck": _inside({"test": _health_test}),
+    "resources": _inside({"reservations": _inside({"generic": _generic})}),
     "restart": _named("condition"),
     "endpoint": _named("mode"),
     "logDriver": lambda value, path, faults: (

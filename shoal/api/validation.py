@@ -11,7 +11,7 @@ import binascii
 import ipaddress
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from msgspec import Struct
@@ -49,7 +49,7 @@ from shoal.api.states import (
     Protocol,
     PublishMode,
 )
-from shoal.api.template import FileUse, Healthcheck, Mount, Port, path_of_config, path_of_secret
+from shoal.api.template import FileUse, GenericResource, Healthcheck, Mount, Port, path_of_config, path_of_secret
 from shoal.api.units import Bytes, Cpus, Duration
 
 MAX_OBJECT_BYTES: Final = 512_000
@@ -64,6 +64,12 @@ MAX_FILE_HEAD_BYTES: Final = 64_000
 
 MAX_REPLICAS: Final = 100_000
 """More is a typing error: every task is an object in the store."""
+
+MAX_GENERIC: Final = 1_000_000
+"""More of one kind of generic resource no node has."""
+
+_GENERIC_KIND: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+"""It becomes part of a variable's name: DOCKER_RESOURCE_GPU."""
 
 MIN_CPUS: Final = Cpus(1_000_000)
 MIN_MEMORY: Final = Bytes(4 << 20)
@@ -131,7 +137,6 @@ def _rolling(field: str) -> tuple[NotYet, ...]:
 
 NOT_YET: Final[tuple[NotYet, ...]] = (
     NotYet("spec.networks", f"user networks are {_LATER}"),
-    NotYet("spec.resources.reservations.generic", f"generic resources are {_LATER}"),
     NotYet(
         "spec.endpoint.mode",
         f"dnsrr needs service names in DNS, which are {_LATER}",
@@ -338,10 +343,30 @@ def _resource_faults(spec: ServiceSpec) -> Faults:
                     f"spec.resources.reservations.{field}",
                     f"found {least}, more than the limit of {most} allows to use",
                 )
+    if reservations is not None:
+        yield from _generic_faults(reservations.generic)
     if resources.swappiness is not None and not -1 <= resources.swappiness <= 100:
         yield Fault("spec.resources.swappiness", f"found {resources.swappiness}, expected 0 to 100")
     if resources.swap is not None and resources.swap < -1:
         yield Fault("spec.resources.swap", f"found {resources.swap}, expected a size, or -1 for no limit")
+
+
+def _generic_faults(generic: Sequence[GenericResource]) -> Faults:
+    """A service asks for so many of a kind; which ones it gets is not its choice. Source: swarm semantics 4.0."""
+    seen: set[str] = set()
+    for index, one in enumerate(generic):
+        path = f"spec.resources.reservations.generic[{index}]"
+        if not _GENERIC_KIND.fullmatch(one.kind):
+            yield Fault(f"{path}.kind", f"found {one.kind!r}, expected a name of letters, digits, '-', '_' and '.'")
+        elif one.kind in seen:
+            yield Fault(f"{path}.kind", f"{one.kind} is asked for twice; say once how many")
+        seen.add(one.kind)
+        if one.value is not None:
+            yield Fault(f"{path}.value", "only nodes have named resources; a service asks for a count, such as gpu=2")
+        elif one.count is None:
+            yield Fault(f"{path}.count", "missing; expected how many, 1 or more")
+        elif not 1 <= one.count <= MAX_GENERIC:
+            yield Fault(f"{path}.count", f"found {one.count}, expected 1 to {MAX_GENERIC}")
 
 
 def _restart_faults(spec: ServiceSpec) -> Faults:

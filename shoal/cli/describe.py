@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -128,6 +129,7 @@ def task_lines(task: Plain, now: datetime) -> Iterator[str]:
         ("Node", at(task, "spec.node.name")),
         ("Image", at(task, "spec.template.image")),
         ("Addresses", [f"{a['address']} on {at(a, 'network.name')}" for a in at(task, "spec.addresses", [])]),
+        ("Generic", [_generic(one) for one in at(task, "spec.generic", [])]),
         ("Host ports", [port(one) for one in at(task, "status.ports", [])]),
         ("Container", container.get("id", "")[:12]),
         ("Process", container.get("pid")),
@@ -154,8 +156,10 @@ def node_lines(node: Plain, tasks: list[Plain], now: datetime) -> Iterator[str]:
         ("Engine", description.get("engineVersion")),
         ("CPUs", description.get("cpus")),
         ("Memory", size(Bytes.parse(description.get("memory", 0)))),
+        ("Generic", [_generic(one) for one in description.get("generic", [])]),
         ("Reserved", _reserved(tasks)),
         ("Labels", [f"{key}={value}" for key, value in at(node, "metadata.labels", {}).items()]),
+        ("Engine labels", [f"{key}={value}" for key, value in description.get("engineLabels", {}).items()]),
         ("Uid", at(node, "metadata.uid")),
     )
     yield from _tasks(tasks, now)
@@ -214,17 +218,27 @@ def _mount(mount: Plain) -> str:
 
 def _flat(value: Any, prefix: str = "") -> str:
     """Spell nested settings in one line: limits.cpus 0.2, limits.memory 64M."""
+    if isinstance(value, list):
+        return ", ".join(f"{prefix} {_generic(one) if isinstance(one, dict) else one}" for one in value)
     if not isinstance(value, dict):
         return f"{prefix} {value}"
     return ", ".join(_flat(item, f"{prefix}.{key}" if prefix else key) for key, item in value.items())
 
 
+def _generic(one: Plain) -> str:
+    """Spell a generic resource as Docker's options do: GPU=uuid1, ssd=3."""
+    return f"{one['kind']}={one.get('value', one.get('count'))}"
+
+
 def _reserved(tasks: list[Plain]) -> str:
     """Sum what live tasks reserve."""
     cpus = memory = 0
+    generic: Counter[str] = Counter()
     for task in tasks:
         if RANK.get(at(task, "status.state"), 0) <= RANK["running"]:
             wanted = at(task, "spec.template.resources.reservations", {})
             cpus += Cpus.parse(wanted.get("cpus", 0))
             memory += Bytes.parse(wanted.get("memory", 0))
-    return f"{Cpus(cpus)} CPUs, {Bytes(memory)} memory" if cpus or memory else ""
+            generic.update({one["kind"]: one["count"] for one in wanted.get("generic", [])})
+    parts = [f"{Cpus(cpus)} CPUs", f"{Bytes(memory)} memory"] if cpus or memory else []
+    return ", ".join([*parts, *(f"{count} {kind}" for kind, count in sorted(generic.items()))])

@@ -6,7 +6,7 @@ Limits reserve nothing; only reservations count. Source: swarm semantics 4.5.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from shoal.api.objects import NodeDescription
@@ -63,6 +63,12 @@ def reserved_by(template: TaskTemplate) -> Amounts:
 def capacity_of(description: NodeDescription) -> Amounts:
     """Return what a node has in all, as its agent described it."""
     return Amounts(int(description.cpus), int(description.memory), _counted(description.generic))
+
+
+def is_offered(given: Iterable[GenericResource], description: NodeDescription) -> bool:
+    """Say whether a node still has what was given to a task: each named one, and kinds that are counted."""
+    offered = {(one.kind, one.value) for one in description.generic}
+    return all((one.kind, one.value) in offered for one in given)
 
 
 def _counted(resources: Sequence[GenericResource]) -> Mapping[str, int]:

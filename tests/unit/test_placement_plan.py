@@ -247,6 +247,24 @@ def test_named_resources_are_given_out_once() -> None:
     ]
 
 
+def test_named_resources_are_free_again_with_their_task() -> None:
+    gpus = (GenericResource("gpu", value="g1"), GenericResource("gpu", value="g2"))
+    web = make_service(resources=reserving(generic=(GenericResource("gpu", 1),)))
+    picture = placed(make_node("n1", generic=gpus), *pending(web, 3))
+    assert errors(picture) == {"no suitable node (insufficient resources on 1 node)"}
+    first = next(task for task in picture.all(Task) if task.spec.generic == (GenericResource("gpu", value="g1"),))
+    picture.put(replace(first, status=replace(first.status, state=TaskState.FAILED)))
+    picture.settle(KEY)
+    held = [task.spec.generic for task in picture.all(Task) if task.status.state is TaskState.ASSIGNED]
+    assert sorted(one.value or "" for given in held for one in given) == ["g1", "g2"]
+
+
+def test_counted_resources_are_given_out_by_number() -> None:
+    web = make_service(resources=reserving(generic=(GenericResource("ssd", 2),)))
+    picture = placed(make_node("n1", generic=(GenericResource("ssd", 3),)), *pending(web, 2))
+    assert sorted(task.spec.generic for task in picture.all(Task)) == [(), (GenericResource("ssd", 2),)]
+
+
 @pytest.mark.parametrize(
     ("state", "desired", "is_free"),
     [
@@ -375,6 +393,30 @@ def test_a_shrunk_node_keeps_the_oldest() -> None:
     picture.put(make_node("n1", cpus=4))
     picture.settle(KEY)
     assert evicted(picture) == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("given", "offered", "leaves"),
+    [
+        pytest.param({"value": "g1"}, ({"value": "g1"}, {"value": "g2"}), False, id="still there"),
+        pytest.param({"value": "g1"}, ({"value": "g2"}, {"value": "g3"}), True, id="that one is gone"),
+        pytest.param({"value": "g1"}, (), True, id="none is left"),
+        pytest.param({"count": 1}, ({"count": 1},), False, id="so many are there"),
+        pytest.param({"count": 1}, ({"value": "g1"},), True, id="named now, and nobody knows which it has"),
+    ],
+)
+def test_a_task_whose_generic_resource_vanished_has_to_leave(
+    given: dict[str, Any], offered: tuple[dict[str, Any], ...], leaves: bool
+) -> None:
+    web = make_service(resources=reserving(generic=(GenericResource("gpu", 1),)))
+    held = GenericResource("gpu", **given)
+    node = make_node("n1", cpus=1, generic=(held,))
+    task = make_task(web, node=node)
+    picture = placed(node, web, replace(task, spec=replace(task.spec, generic=(held,))))
+    assert evicted(picture) == []
+    picture.put(make_node("n1", cpus=1, generic=tuple(GenericResource("gpu", **one) for one in offered)))
+    picture.settle(KEY)
+    assert evicted(picture) == (["1"] if leaves else [])
 
 
 def test_a_task_assigned_to_a_node_that_changed_meanwhile_is_found() -> None:

@@ -60,6 +60,14 @@ def expanded(**spec: Any) -> tuple[dict[str, Any], list[tuple[str, str]]]:
         ({"dns": "1.1.1.1"}, {"dns": {"nameservers": ["1.1.1.1"]}}),
         ({"logDriver": "local"}, {"logDriver": {"name": "local"}}),
         ({"user": 1000}, {"user": "1000"}),
+        (
+            {"resources": {"reservations": {"generic": {"gpu": 2, "ssd": "1"}}}},
+            {"resources": {"reservations": {"generic": [{"kind": "gpu", "count": 2}, {"kind": "ssd", "count": 1}]}}},
+        ),
+        (
+            {"resources": {"reservations": {"generic": ["gpu=2", {"kind": "ssd", "count": 1}]}}},
+            {"resources": {"reservations": {"generic": [{"kind": "gpu", "count": 2}, {"kind": "ssd", "count": 1}]}}},
+        ),
     ],
 )
 def test_a_short_form_is_expanded(short: dict[str, Any], full: dict[str, Any]) -> None:
@@ -75,6 +83,11 @@ def test_a_short_form_is_expanded(short: dict[str, Any], full: dict[str, Any]) -
         ({"mounts": ["data:data"]}, "spec.mounts[0]", "no absolute target"),
         ({"mounts": ["d:/d:z"]}, "spec.mounts[0]", "the mount option 'z'"),
         ({"command": "echo 'x"}, "spec.command", "no closing quotation"),
+        (
+            {"resources": {"reservations": {"generic": "gpu=uuid1"}}},
+            "spec.resources.reservations.generic[0]",
+            "such as gpu=2",
+        ),
     ],
 )
 def test_a_wrong_short_form_is_a_sentence(short: dict[str, Any], path: str, sentence: str) -> None:

@@ -50,6 +50,23 @@ WRONG = [
         "spec.resources.reservations.cpus",
         "found 2, more than the limit of 1",
     ),
+    ({"resources": {"reservations": {"generic": "gpu=0"}}}, "spec.resources.reservations.generic[0].count", "found 0"),
+    ({"resources": {"reservations": {"generic": {"": 1}}}}, "spec.resources.reservations.generic[0].kind", "a name of"),
+    (
+        {"resources": {"reservations": {"generic": [{"kind": "gpu", "value": "uuid1"}]}}},
+        "spec.resources.reservations.generic[0].value",
+        "a service asks for a count",
+    ),
+    (
+        {"resources": {"reservations": {"generic": [{"kind": "gpu"}]}}},
+        "spec.resources.reservations.generic[0].count",
+        "missing",
+    ),
+    (
+        {"resources": {"reservations": {"generic": ["gpu=1", "gpu=2"]}}},
+        "spec.resources.reservations.generic[1].kind",
+        "gpu is asked for twice",
+    ),
     ({"resources": {"swappiness": 101}}, "spec.resources.swappiness", "0 to 100"),
     ({"restart": {"delay": "-5s"}}, "spec.restart.delay", "0s or longer"),
     ({"restart": {"maxAttempts": -1}}, "spec.restart.maxAttempts", "0 (no limit)"),
@@ -108,6 +125,7 @@ RIGHT = [
     {"mode": "global"},
     {"replicas": 0},
     {"resources": {"limits": {"cpus": 0, "memory": 0, "pids": 0}}},
+    {"resources": {"reservations": {"generic": {"gpu": 2, "ssd": 1}}}},
     {"healthcheck": {"test": ["NONE"]}},
     {"healthcheck": {"test": "wget x", "interval": "0s", "timeout": "1ms"}},
     {"update": {"order": "start-first"}, "rollback": {"order": "stop-first", "parallelism": 0}},
@@ -128,10 +146,6 @@ def test_what_can_be_done_is_accepted(spec: dict[str, Any]) -> None:
 
 LATER = [
     ({"networks": ["front"]}, "spec.networks"),
-    (
-        {"resources": {"reservations": {"generic": [{"kind": "gpu", "count": 1}]}}},
-        "spec.resources.reservations.generic",
-    ),
     ({"endpoint": "dnsrr"}, "spec.endpoint.mode"),
     ({"ports": ["127.0.0.1:80:80"]}, "spec.ports[0].address"),
     ({"ports": ["80:80/sctp"]}, "spec.ports[0]"),
