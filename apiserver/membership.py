@@ -32,7 +32,7 @@ from shoal.api.errors import (
     ThrottledError,
     UnavailableError,
 )
-from shoal.api.meta import Meta, derived_uid
+from shoal.api.meta import Meta, Owner, derived_uid
 from shoal.api.states import Availability, NodeState, Role
 from shoal.api.tokens import parse_token
 from shoal.machinery.authority import (
@@ -247,10 +247,21 @@ class Membership:
             if self._mirror.cache.get(o.Node, keys.node(uid)) is not None:
                 raise AlreadyExistsError("this signing request was used already")
             self._need_free(name, address)
-            return Action("NodeJoined", (Create(node),), (), f"node {name} joined at {address}", node)
+            claims = (self._claim(key, node) for key in keys.node_claims(name, address))
+            return Action("NodeJoined", (Create(node), *claims), (), f"node {name} joined at {address}", node)
 
         await self._mirror.wait_for(await self._writes.change(action))
         return node
+
+    def _claim(self, key: str, node: o.Node) -> Create | Replace:
+        """Take a name or an address for a node, from whoever had it and is gone: of two servers, only one can."""
+        owner = Owner(o.Node.KIND, node.metadata.name, node.metadata.uid)
+        held = self._mirror.cache.get(o.Claim, key)
+        if held is not None:
+            return Replace(msgspec.structs.replace(held, metadata=msgspec.structs.replace(held.metadata, owner=owner)))
+        short = key.removeprefix(keys.ROOT)
+        meta = Meta(name=short, uid=derived_uid("claim", short, owner.uid), owner=owner)
+        return Create(o.Claim(metadata=meta, key=short))
 
     def _need_free(self, name: str, address: str) -> None:
         """AlreadyExistsError if a node that is not down has the name or the address."""

@@ -12,7 +12,7 @@
 /shoal/addresses/<network>.<uid>/<ip>
 /shoal/claims/port/<protocol>/<published>/ingress | host.<service uid>
 /shoal/claims/subnet/<subnet>/auto | chosen.<network uid>
-/shoal/claims/{vni,node-number}/<value>
+/shoal/claims/{vni,node-number,node-name,node-address}/<value>
 /shoal/refs/<kind>/<uid>/<owner uid>
 /shoal/{secrets,configs,credentials}/<name>
 /shoal/nodes/<uid>
@@ -134,7 +134,7 @@ def host_port_claim(protocol: str, published: int, service_uid: str) -> str:
 
 
 def claim(what: str, value: str | int) -> str:
-    """A claim of another kind: vni, node-number."""
+    """A claim of another kind: vni, node-number, node-name, node-address."""
     return f"{ROOT}claims/{what}/{value}"
 
 
@@ -150,6 +150,11 @@ def auto_subnet_claim(subnet: str) -> str:
 def chosen_subnet_claim(subnet: str, network_uid: str) -> str:
     """A subnet that people chose may be held by several networks: placement keeps them apart."""
     return subnet_claims(subnet) + f"chosen.{network_uid}"
+
+
+def node_claims(name: str, address: str) -> tuple[str, str]:
+    """What a node takes for itself alone when it joins: its name and its address."""
+    return claim("node-name", name), claim("node-address", address)
 
 
 def reference(to_kind: str, to_uid: str, owner_uid: str) -> str:

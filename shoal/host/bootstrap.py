@@ -34,20 +34,22 @@ def first_objects(identity: Identity, root: Root, now: datetime) -> tuple[o.Obje
         spec=o.NetworkSpec(driver="overlay", subnets=(INGRESS_SUBNET,), ingress=True),
         status=o.NetworkStatus(subnets=(INGRESS_SUBNET,), vni=INGRESS_VNI, mtu=DEFAULT_MTU),
     )
+    first = o.Node(
+        metadata=_meta(identity.name, identity.node, now),
+        spec=o.NodeSpec(role=Role.MANAGER, availability=identity.availability),
+        status=o.NodeStatus(
+            state=NodeState.UNKNOWN,
+            address=identity.advertise_addr,
+            api=f"{identity.advertise_addr}:{identity.api_port}",
+        ),
+    )
     return (
         o.Cluster(
             metadata=_meta("default", identity.cluster, now),
             status=with_root(o.ClusterStatus(incarnation=identity.incarnation), root),
         ),
-        o.Node(
-            metadata=_meta(identity.name, identity.node, now),
-            spec=o.NodeSpec(role=Role.MANAGER, availability=identity.availability),
-            status=o.NodeStatus(
-                state=NodeState.UNKNOWN,
-                address=identity.advertise_addr,
-                api=f"{identity.advertise_addr}:{identity.api_port}",
-            ),
-        ),
+        first,
+        *(_claim(first, key, now) for key in keys.node_claims(identity.name, identity.advertise_addr)),
         ingress,
         _claim(ingress, keys.auto_subnet_claim(INGRESS_SUBNET.subnet), now),
         _claim(ingress, keys.claim("vni", INGRESS_VNI), now),
@@ -87,10 +89,10 @@ def _predefined(driver: str, identity: Identity, now: datetime) -> o.Network:
     )
 
 
-def _claim(network: o.Network, key: str, now: datetime) -> o.Claim:
-    owner = Owner(o.Network.KIND, network.metadata.name, network.metadata.uid)
+def _claim(holder: o.Network | o.Node, key: str, now: datetime) -> o.Claim:
+    owner = Owner(holder.KIND, holder.metadata.name, holder.metadata.uid)
     return o.Claim(
-        metadata=Meta(uid=derived_uid(network.metadata.uid, key), owner=owner, created_at=now, updated_at=now),
+        metadata=Meta(uid=derived_uid(holder.metadata.uid, key), owner=owner, created_at=now, updated_at=now),
         key=key.removeprefix(keys.ROOT),
     )
 

@@ -15,6 +15,7 @@ from anyio.streams.tls import TLSAttribute
 from cryptography import x509
 
 from apiserver.attempts import MOST_PER_S
+from shoal.api import keys
 from shoal.api import objects as o
 from shoal.api.errors import AlreadyExistsError, ForbiddenError, InvalidError, ShoalError, UnavailableError
 from shoal.api.states import Availability, DesiredState, NodeState, TaskState
@@ -26,6 +27,7 @@ from shoal.machinery.factories import make_node, make_service, make_task
 from shoal.machinery.pki import Subject, general_name, make_authority, make_key, make_request, names_of
 from shoal.machinery.tls import SERVER_NAME, trusting_context
 from tests.support import eventually
+from tests.support.api import Api, running_api
 from tests.support.door import BOSS, Client, Door, open_door
 
 pytestmark = pytest.mark.anyio
@@ -120,6 +122,35 @@ async def test_a_host_whose_old_node_is_down_may_join_again(door: Door) -> None:
     status = o.NodeStatus(state=NodeState.DOWN, address="10.0.0.9")
     await door.api.seed(msgspec.structs.replace(make_node("new"), status=status))
     assert await join(door, "new", "10.0.0.9")
+
+
+@pytest.mark.parametrize("shared", ["name", "address"])
+async def test_two_servers_never_admit_one_name_or_address_twice(door: Door, tmp_path: Path, shared: str) -> None:
+    token = await door.token()
+    (tmp_path / "second").mkdir()
+    answers: list[int] = []
+
+    async def knock(api: Api, who: int, turn: int) -> None:
+        own = {"name": f"n{turn}-{who}", "address": f"10.1.{turn}.{who}"}
+        same = {"name": f"n{turn}", "address": f"10.2.{turn}.1"}
+        body = {"token": token, "csr": make_request(make_key()).decode(), **own, shared: same[shared]}
+        answers.append((await api.post("join", body))[0])
+
+    async with running_api(tmp_path / "second", door.api.store) as second:
+        for turn in range(5):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(knock, door.api, 1, turn)
+                tasks.start_soon(knock, second, 2, turn)
+    assert sorted(answers) == [201] * 5 + [409] * 5
+
+
+async def test_a_name_and_an_address_are_free_again_with_their_node(door: Door) -> None:
+    first = await join(door, "new", "10.0.0.9")
+    assert (await door.api.delete(f"nodes/{first.node}?force=1"))[0] == 200
+    second = await join(door, "new", "10.0.0.9")
+    claims = [f"{keys.ROOT}claims/{one}" for one in ("node-name/new", "node-address/10.0.0.9")]
+    held = [door.api.server.mirror.cache.get(o.Claim, key) for key in claims]
+    assert [one.metadata.owner.uid for one in held if one and one.metadata.owner] == [second.node] * 2
 
 
 async def test_a_signing_request_that_was_overheard_is_worth_nothing(door: Door) -> None:
