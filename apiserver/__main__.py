@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grp
 import os
+import resource
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -70,6 +71,7 @@ def make_serve(etcd: EtcdAddress, socket: Path, cluster_key: Path, door: Door) -
 
     async def serve(health: Health) -> None:
         key = read_key(cluster_key)
+        _allow_many_connections()
         store = etcd.connect()
         try:
             async with serving(store, cluster_key=key, registry=REGISTRY) as server, anyio.create_task_group() as tasks:
@@ -90,6 +92,12 @@ def make_serve(etcd: EtcdAddress, socket: Path, cluster_key: Path, door: Door) -
                 await store.close()
 
     return serve
+
+
+def _allow_many_connections() -> None:
+    """Agents hold two connections each; shells allow 1024 open files unless asked for more."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _trouble(server: Server, listener: Listener | None) -> str:

@@ -6,6 +6,7 @@ The server's own certificate is made here, of the cluster's authority, and never
 from __future__ import annotations
 
 import random
+import socket
 import ssl
 from asyncio import BaseTransport
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ import anyio
 import structlog
 from aiohttp import web
 
+from apiserver.entrance import BACKLOG, LIMITS, Entrance, Limits
 from apiserver.identity import ADMIN, NOBODY, Identity
 from apiserver.membership import UNITS, Membership
 from shoal.api.errors import InvalidError, RemovedError, ShoalError, UnavailableError
@@ -68,9 +70,16 @@ class Listener:
     """`address`: "0.0.0.0:2377". `node`: this manager's own uid. `hosts`: more names for its certificate."""
 
     def __init__(
-        self, membership: Membership, connections: Connections, address: str, node: str, hosts: tuple[str, ...]
+        self,
+        membership: Membership,
+        connections: Connections,
+        address: str,
+        node: str,
+        hosts: tuple[str, ...],
+        limits: Limits = LIMITS,
     ) -> None:
-        self._membership, self._connections = membership, connections
+        self._membership, self._connections, self._limits = membership, connections, limits
+        self.entrance: Entrance | None = None
         self.host, self.port = split_address(address)
         self._node, self._hosts = node, hosts
         self.trouble = f"port {self.port} is not open yet"
@@ -81,7 +90,7 @@ class Listener:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._renew, context)
             tasks.start_soon(self._sweep)
-            await self._bind(runner, context)
+            await self._serve(runner, context)
 
     async def _first_context(self) -> ssl.SSLContext:
         """Wait for the cluster's authority."""
@@ -95,17 +104,29 @@ class Listener:
                 self._say(str(error))
             await anyio.sleep(AGAIN_S / 4)
 
-    async def _bind(self, runner: web.AppRunner, context: ssl.SSLContext) -> None:
+    async def _serve(self, runner: web.AppRunner, context: ssl.SSLContext) -> None:
         self._load(context)
+        self.entrance = Entrance(runner, context, self._is_member, self._limits)
+        with await self._open() as listening:
+            self.trouble = ""
+            log.info("listener_opened", address=self.host, port=self.port)
+            await self.entrance.run(listening)
+
+    async def _open(self) -> socket.socket:
+        """Begin to listen, as soon as the port can be had."""
         while True:
             try:
-                await web.TCPSite(runner, self.host, self.port, ssl_context=context).start()
-                self.trouble = ""
-                log.info("listener_opened", address=self.host, port=self.port)
-                return
+                family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+                listening = socket.create_server((self.host, self.port), family=family, backlog=BACKLOG)
+                listening.setblocking(False)
+                return listening
             except OSError as error:
                 self._say(f"port {self.port} cannot be opened for other hosts: {error.strerror or error}")
             await anyio.sleep(AGAIN_S)
+
+    def _is_member(self, certificate: Mapping[str, Any]) -> bool:
+        """Whether a certificate is one of this cluster's. Whether its node still belongs to it is asked per request."""
+        return bool(certificate) and bool(identity_in(certificate, self._membership.cluster().metadata.uid).node)
 
     def _say(self, trouble: str) -> None:
         if trouble != self.trouble:

@@ -14,6 +14,7 @@ import aiohttp
 import anyio
 import msgspec
 
+from apiserver.entrance import LIMITS, Limits
 from apiserver.listener import Listener
 from apiserver.membership import UNITS
 from shoal.api import objects as o
@@ -78,7 +79,9 @@ class Client:
 
 
 @asynccontextmanager
-async def open_door(folder: Path, authority: Pair | None = None, **spec: Any) -> AsyncIterator[Door]:
+async def open_door(
+    folder: Path, authority: Pair | None = None, limits: Limits = LIMITS, **spec: Any
+) -> AsyncIterator[Door]:
     """Run an API server of a cluster with one manager; `spec` are the cluster's settings."""
     authority = authority or make_authority(Subject("swarm-ca"), datetime.now(UTC))
     cluster = make_cluster(**spec)
@@ -90,7 +93,7 @@ async def open_door(folder: Path, authority: Pair | None = None, **spec: Any) ->
         status = msgspec.structs.replace(BOSS.status, api=f"127.0.0.1:{port}")
         await api.seed(cluster, msgspec.structs.replace(BOSS, status=status), make_network("ingress"))
         server = api.server
-        listener = Listener(server.membership, server.connections, f"127.0.0.1:{port}", BOSS.metadata.uid, ())
+        listener = Listener(server.membership, server.connections, f"127.0.0.1:{port}", BOSS.metadata.uid, (), limits)
         tasks.start_soon(listener.run, api.runner)
 
         async def is_open() -> bool:
