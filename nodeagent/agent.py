@@ -34,6 +34,7 @@ from nodeagent.tasks.images import Images
 from nodeagent.tasks.worker import Tools
 from shoal.api.errors import DataplaneError, EngineError, ForbiddenError, NotFoundError, RemovedError, UnavailableError
 from shoal.api.objects import Task
+from shoal.machinery import managers
 from shoal.machinery.clock import Clock
 
 RELIST_S: Final = 10.0
@@ -52,6 +53,9 @@ SAVE_EVERY_S: Final = 1.0
 MAKING: Final = 8
 STARTING: Final = 8
 """Containers made and started at once."""
+
+HTTPS: Final = "https://"
+"""How managers are told; one reached through its own unix socket tells of none."""
 
 NEVER_REACHED: Final = "no API server has been reached yet"
 
@@ -91,6 +95,7 @@ class Agent:
         self._answers = Answers(api, self._crew, node_uid)
         self._assignments = Assignments()
         self._incarnation = ""
+        self._managers: tuple[str, ...] = ()
         self._changed = anyio.Event()
         self._to_save = anyio.Event()
         self._engine_trouble = "the engine has not been reached yet"
@@ -102,6 +107,8 @@ class Agent:
 
     async def run(self) -> None:
         """Work until cancelled; containers are left as they are. RemovedError when the cluster knows us no more."""
+        self._managers = tuple(f"{HTTPS}{address}" for address in await to_thread.run_sync(managers.load, self._folder))
+        self._api.learn(self._managers)
         self._adopt(await to_thread.run_sync(memory.load, self._folder))
         async with anyio.create_task_group() as group:
             self._crew.start(group)
@@ -150,8 +157,13 @@ class Agent:
             case other:
                 log.debug("message_ignored", type=other)
 
-    def _greet(self, managers: Sequence[str], incarnation: str) -> None:
-        self._api.offer([url for url in managers if isinstance(url, str) and "://" in url])
+    def _greet(self, urls: Sequence[str], incarnation: str) -> None:
+        """Managers move, and others come: what the newest greeting says of them counts, and is kept on disk."""
+        told = tuple(url for url in urls if isinstance(url, str) and url.startswith(HTTPS))
+        if told and told != self._managers:
+            self._managers = told
+            self._api.learn(told)
+            self._to_save.set()
         if incarnation != self._incarnation:
             self._incarnation = incarnation
             self._assignments = Assignments(self._assignments.objects, 0, synced=self._assignments.synced)
@@ -211,7 +223,11 @@ class Agent:
             await self._to_save.wait()
             self._to_save = anyio.Event()
             try:
-                await to_thread.run_sync(memory.save, self._folder, self._assignments)
+                await to_thread.run_sync(
+                    managers.save, self._folder, [url.removeprefix(HTTPS) for url in self._managers]
+                )
+                if self._assignments.synced:
+                    await to_thread.run_sync(memory.save, self._folder, self._assignments)
             except OSError as error:
                 log.error("assignments_not_stored", folder=str(self._folder), reason=str(error))
             await self._clock.sleep(SAVE_EVERY_S)

@@ -88,6 +88,7 @@ class ApiClient:
     """`urls`: unix:///path or https://host:port, tried in turn. Use as a context manager, inside the event loop."""
 
     def __init__(self, urls: Sequence[str], node_uid: str, tls: NodeTls | None = None) -> None:
+        self._given = tuple(urls)
         self._urls, self._node_uid, self._tls = list(urls), node_uid, tls
         self._at = 0
         self._sessions: dict[str, aiohttp.ClientSession] = {}
@@ -132,9 +133,19 @@ class ApiClient:
         """The present one failed: go on with the next."""
         self._at = (self._at + 1) % len(self._urls)
 
-    def offer(self, urls: Sequence[str]) -> None:
-        """Learn of more servers."""
-        self._urls += [url for url in urls if url not in self._urls]
+    def learn(self, urls: Sequence[str]) -> None:
+        """Take what is true now for the servers there are; those it began with stay the last resort.
+
+        It stays with the present server.
+        """
+        present = self._urls[self._at % len(self._urls)]
+        self._urls = list(dict.fromkeys((*urls, *self._given, present)))
+        self._at = self._urls.index(present)
+
+    def urls(self) -> tuple[str, ...]:
+        """Return the servers it knows, in the order in which they are tried."""
+        at = self._at % len(self._urls)
+        return (*self._urls[at:], *self._urls[:at])
 
     @asynccontextmanager
     async def _call(self, method: str, path: str, **options: Any) -> AsyncIterator[aiohttp.ClientResponse]:

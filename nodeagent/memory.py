@@ -1,11 +1,7 @@
-"""The last assignments on disk, without secret data: names and rules for while managers are away.
-
-Written to a temporary file and renamed, so that a crash leaves the old or the new, never half of one.
-"""
+"""The last assignments on disk, without secret data: names and rules for while managers are away."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +12,7 @@ from nodeagent.assignments import Assignments
 from nodeagent.client import read_object
 from shoal.api import codec
 from shoal.api.objects import Credential, Secret
+from shoal.machinery.files import write_atomic
 
 _FILE: Final = "assignments.json"
 
@@ -27,12 +24,7 @@ def save(folder: Path, assignments: Assignments) -> None:
     objects = [obj for obj in assignments.objects.values() if not isinstance(obj, (Secret, Credential))]
     document = {"revision": assignments.revision, "objects": [codec.to_builtins(obj) for obj in objects]}
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = folder / f"{_FILE}.new"
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(msgspec.json.encode(document))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(folder / _FILE)
+    write_atomic(folder / _FILE, msgspec.json.encode(document))
 
 
 def load(folder: Path) -> Assignments:

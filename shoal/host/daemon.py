@@ -32,7 +32,6 @@ from shoal.api.tokens import parse_token
 from shoal.host import identity as identities
 from shoal.host import joining, preflight
 from shoal.host.bootstrap import bootstrap, open_store
-from shoal.host.files import make_private, remove, write_atomic
 from shoal.host.identity import API_PORT, EtcdPorts, Identity, Phase
 from shoal.host.joining import Joined
 from shoal.host.logs import last_lines
@@ -41,6 +40,8 @@ from shoal.host.pki import ensure_etcd_pki, ensure_first_root
 from shoal.host.processes import CLUSTER, processes_for
 from shoal.host.renewal import EARLIEST, LATEST, LONGEST_WAIT_S, retry_after_s, seconds_until_due
 from shoal.host.supervisor import Supervisor
+from shoal.machinery import managers
+from shoal.machinery.files import make_private, remove, write_atomic
 from shoal.machinery.pki import Pair
 from shoal.machinery.sealing import KEY_BYTES
 
@@ -254,10 +255,14 @@ class HostDaemon:
         identities.save(paths.identity, identity)
         return identity
 
+    def _managers(self, identity: Identity) -> tuple[str, ...]:
+        """Return where managers may answer: as the agent was last told, then as it was when the host joined."""
+        return tuple(dict.fromkeys((*managers.load(self.options.paths.agent), *identity.managers)))
+
     async def _say_goodbye(self, identity: Identity) -> str:
         """Tell a manager, any of them, that we leave; returns why none could be told."""
         paths, trouble = self.options.paths, "no manager is known"
-        for address in identity.managers:
+        for address in self._managers(identity):
             try:
                 remote = joining.parse_remote(address)
                 await joining.say_goodbye(remote, paths.node_ca, paths.node_chain, identity.node)
@@ -347,13 +352,15 @@ class HostDaemon:
 
     async def _renew_once(self, identity: Identity) -> None:
         """Ask one manager after the other; the last one's error if none answers."""
-        paths = self.options.paths
-        for at, address in enumerate(identity.managers, 1):
+        paths, known = self.options.paths, self._managers(identity)
+        for at, address in enumerate(known, 1):
             try:
                 remote = joining.parse_remote(address)
                 renewed = await joining.renew(remote, paths.node_ca, paths.node_chain, identity.node)
-            except UnavailableError:
-                if at == len(identity.managers):
+            except RemovedError:
+                raise
+            except ShoalError:  # somebody else may have the address by now
+                if at == len(known):
                     raise
             else:
                 write_atomic(paths.node_chain, renewed)

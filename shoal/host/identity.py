@@ -13,7 +13,7 @@ from msgspec import Struct
 from shoal.api.errors import TerminalError
 from shoal.api.meta import uid_from
 from shoal.api.states import Availability, Role
-from shoal.host.files import write_atomic
+from shoal.machinery.files import write_atomic
 
 
 class Phase(StrEnum):

@@ -12,8 +12,8 @@ from pathlib import Path
 import msgspec
 from cryptography import x509
 
-from shoal.host.files import make_private, write_atomic
 from shoal.machinery.authority import Root, make_root
+from shoal.machinery.files import make_private, write_atomic
 from shoal.machinery.pki import Pair, Subject, general_name, is_signed_by, issue, make_authority, names_of
 
 LEAF_LIFETIME = timedelta(days=5 * 365)

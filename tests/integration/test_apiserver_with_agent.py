@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
@@ -12,13 +13,16 @@ import pytest
 from nodeagent.agent import Agent
 from nodeagent.client import ApiClient
 from nodeagent.engine.fake import FakeEngine
+from nodeagent.tls import NodeTls
 from shoal.api import objects as o
-from shoal.api.states import DesiredState, TaskState
+from shoal.api.states import DesiredState, Role, TaskState
+from shoal.machinery import managers
 from shoal.machinery.clock import SystemClock
 from shoal.machinery.factories import make_cluster, make_network, make_node, make_service, make_task
 from tests.support import eventually
 from tests.support.agent import PlainNetwork
 from tests.support.api import Api, running_api
+from tests.support.door import Door, open_door
 
 pytestmark = pytest.mark.anyio
 
@@ -79,3 +83,51 @@ async def test_a_task_runs_answers_and_stops(api: Api, tmp_path: Path) -> None:
         await eventually(is_over)
         assert stored["status"]["container"]["id"]
         tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def worker(door: Door, url: str, folder: Path) -> AsyncIterator[Agent]:
+    """A worker's agent that was given one manager to begin with."""
+    ca = folder / "ca.crt"
+    ca.write_bytes(door.authority.certificate)
+    tls = NodeTls(ca, door.certified(NODE))
+    async with ApiClient([url], NODE.metadata.uid, tls) as client, anyio.create_task_group() as tasks:
+        agent = Agent(
+            node_uid=NODE.metadata.uid,
+            engine=FakeEngine(),
+            network=PlainNetwork(),
+            api=client,
+            clock=SystemClock(),
+            state_dir=folder,
+            run_dir=folder / "run",
+        )
+        tasks.start_soon(agent.run)
+        yield agent
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_worker_finds_managers_that_it_was_told_of_later_also_after_a_restart(tmp_path: Path) -> None:
+    for name in ("first", "second", "worker"):
+        (tmp_path / name).mkdir()
+
+    async def reached(agent: Agent) -> None:
+        async def is_reached() -> bool:
+            return agent.troubles() == []
+
+        await eventually(is_reached)
+
+    async with open_door(tmp_path / "second") as second:
+        async with open_door(tmp_path / "first", second.authority, store=second.api.store) as first:
+            await first.api.seed(NODE)
+            async with worker(first, f"https://{first.remote}", tmp_path / "worker") as agent:
+                await reached(agent)
+                other = make_node("boss2", role=Role.MANAGER)
+                status = msgspec.structs.replace(other.status, api=str(second.remote))
+                await first.api.seed(msgspec.structs.replace(other, status=status))
+
+                async def is_stored() -> bool:
+                    return set(managers.load(tmp_path / "worker" / "agent")) == {str(first.remote), str(second.remote)}
+
+                await eventually(is_stored)
+        async with worker(second, f"https://{first.remote}", tmp_path / "worker") as agent:
+            await reached(agent)

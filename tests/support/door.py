@@ -22,6 +22,7 @@ from shoal.api.states import Role
 from shoal.host.joining import Remote
 from shoal.machinery.authority import make_root, with_root
 from shoal.machinery.factories import make_cluster, make_network, make_node
+from shoal.machinery.memory import MemoryStore
 from shoal.machinery.pki import Pair, Subject, issue, make_authority
 from shoal.machinery.tls import SERVER_NAME, client_context
 from tests.support import eventually
@@ -80,7 +81,11 @@ class Client:
 
 @asynccontextmanager
 async def open_door(
-    folder: Path, authority: Pair | None = None, limits: Limits = LIMITS, **spec: Any
+    folder: Path,
+    authority: Pair | None = None,
+    limits: Limits = LIMITS,
+    store: MemoryStore | None = None,
+    **spec: Any,
 ) -> AsyncIterator[Door]:
     """Run an API server of a cluster with one manager; `spec` are the cluster's settings."""
     authority = authority or make_authority(Subject("swarm-ca"), datetime.now(UTC))
@@ -89,7 +94,7 @@ async def open_door(
     cluster = msgspec.structs.replace(cluster, status=with_root(cluster.status, root))
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    async with running_api(folder, cluster_key=KEY) as api, anyio.create_task_group() as tasks:
+    async with running_api(folder, store, cluster_key=KEY) as api, anyio.create_task_group() as tasks:
         status = msgspec.structs.replace(BOSS.status, api=f"127.0.0.1:{port}")
         await api.seed(cluster, msgspec.structs.replace(BOSS, status=status), make_network("ingress"))
         server = api.server

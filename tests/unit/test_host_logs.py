@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.host.files import write_atomic
 from shoal.host.logs import Lines, RotatingFile, last_lines
+from shoal.machinery.files import write_atomic
 
 
 def test_a_full_file_moves_aside_and_the_oldest_goes(tmp_path: Path) -> None:
