@@ -17,20 +17,20 @@ UID_LENGTH: Final = 25
 _BASE36 = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
-class Ref(Struct, frozen=True):
+class Ref(Struct, frozen=True, gc=False):
     """A reference: the uid decides, the name is for people."""
 
     name: str
     uid: str
 
 
-class Owner(Struct, frozen=True):
+class Owner(Struct, frozen=True, gc=False):
     kind: str
     name: str
     uid: str
 
 
-class Meta(Struct, frozen=True, omit_defaults=True, rename="camel"):
+class Meta(Struct, frozen=True, gc=False, omit_defaults=True, rename="camel"):
     """An object's metadata.
 
     `generation` moves when `spec` moves. `resource_version` is etcd's mod revision: never stored, set by whoever

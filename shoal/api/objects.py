@@ -28,11 +28,11 @@ from shoal.api.template import GenericResource, LogDriver, Port, TaskTemplate
 from shoal.api.units import Bytes, Cpus, Duration
 
 
-class _Part(Struct, frozen=True, omit_defaults=True, rename="camel"):
+class _Part(Struct, frozen=True, gc=False, omit_defaults=True, rename="camel"):
     pass
 
 
-class Object(Struct, frozen=True, rename="camel", tag_field="kind", kw_only=True):
+class Object(Struct, frozen=True, gc=False, rename="camel", tag_field="kind", kw_only=True):
     """Base of all kinds. `kind` is written first, then the rest in field order."""
 
     PLURAL: ClassVar[str] = ""
@@ -42,7 +42,7 @@ class Object(Struct, frozen=True, rename="camel", tag_field="kind", kw_only=True
     metadata: Meta
 
 
-class Update(Struct, frozen=True, rename="camel"):
+class Update(Struct, frozen=True, gc=False, rename="camel"):
     """How an update (or a rollback) proceeds; `parallelism` 0 = all at once."""
 
     parallelism: int = 1
@@ -380,7 +380,7 @@ class Credential(Object, frozen=True, tag="Credential", kw_only=True):
     spec: FileSpec
 
 
-class NodeSpec(Struct, frozen=True, rename="camel"):
+class NodeSpec(Struct, frozen=True, gc=False, rename="camel"):
     """A node's labels are its `metadata.labels`."""
 
     role: Role = Role.WORKER
@@ -432,7 +432,7 @@ class Node(Object, frozen=True, tag="Node", kw_only=True):
     status: NodeStatus = NodeStatus(state=NodeState.UNKNOWN)
 
 
-class ClusterSpec(Struct, frozen=True, rename="camel"):
+class ClusterSpec(Struct, frozen=True, gc=False, rename="camel"):
     """Defaults with Swarm's values where Swarm has them."""
 
     task_history_limit: int = 5

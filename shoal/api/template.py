@@ -19,14 +19,14 @@ from shoal.api.states import (
 from shoal.api.units import Bytes, Cpus, Duration
 
 
-class _Part(Struct, frozen=True, omit_defaults=True, rename="camel"):
+class _Part(Struct, frozen=True, gc=False, omit_defaults=True, rename="camel"):
     """Base of all parts of a spec: frozen, camelCase in JSON, what is not given is not written.
 
     Parts whose defaults a reader must see (Port, Update) are written in full instead.
     """
 
 
-class Port(Struct, frozen=True, rename="camel"):
+class Port(Struct, frozen=True, gc=False, rename="camel"):
     """`target` in the container; `published` 0 = choose one (ingress: 30000-32767; host: the engine's choice)."""
 
     target: int
