@@ -39,7 +39,7 @@ CLUSTER: Final = "/shoal/cluster"
 _PREFIXES: dict[type[o.Object], str] = {
     kind: f"{ROOT}{kind.PLURAL}/" for kind in o.KINDS.values() if kind not in (o.Claim, o.Cluster, o.Event, o.Presence)
 }
-_BY_PLURAL: dict[str, type[o.Object]] = {kind.PLURAL: kind for kind in o.KINDS.values()}
+_BY_PLURAL: dict[str, type[o.Object]] = {kind.PLURAL: kind for kind in o.KINDS.values()} | {"addresses": o.Claim}
 
 
 def prefix_of(kind: type[o.Object]) -> str:
@@ -55,18 +55,11 @@ def prefix_of(kind: type[o.Object]) -> str:
 
 def kind_at(key: str) -> type[o.Object] | None:
     """Return the kind of object that lies at a key, None for a key that is none of ours."""
-    if key == CLUSTER:
-        return o.Cluster
+    if key.startswith(ROOT):
+        return o.Cluster if key == CLUSTER else _BY_PLURAL.get(key[len(ROOT) :].partition("/")[0])
     if key.startswith(LIVE):
         return o.Presence
-    if key.startswith(EVENTS):
-        return o.Event
-    if not key.startswith(ROOT):
-        return None
-    plural = key[len(ROOT) :].split("/", 1)[0]
-    if plural in ("addresses", "claims"):
-        return o.Claim
-    return _BY_PLURAL.get(plural)
+    return o.Event if key.startswith(EVENTS) else None
 
 
 def service(name: str) -> str:

@@ -37,6 +37,7 @@ class Fold(Generic[T]):
 
 
 F = TypeVar("F", bound=Fold[Any])
+P = TypeVar("P", Index[Any], Fold[Any])
 
 
 class Change(NamedTuple):
@@ -61,6 +62,8 @@ class Cache:
         self._objects: dict[type[Object], dict[str, Any]] = {}
         self._indexes: dict[Index[Any], dict[str, dict[str, Any]]] = {index: {} for index in indexes}
         self._folds = {type(fold): fold for fold in folds}
+        self._indexes_of = _by_kind(self._indexes)
+        self._folds_of = _by_kind(self._folds.values())
 
     def get(self, kind: type[T], key: str) -> T | None:
         return self._objects.get(kind, _NOTHING).get(key)
@@ -105,12 +108,10 @@ class Cache:
             del objects[key]
         else:
             objects[key] = new
-        for index, groups in self._indexes.items():
-            if index.kind is kind:
-                _file(index, groups, key, old, new)
-        for fold in self._folds.values():
-            if fold.kind is kind:
-                fold.change(old, new)
+        for index in self._indexes_of.get(kind, ()):
+            _file(index, self._indexes[index], key, old, new)
+        for fold in self._folds_of.get(kind, ()):
+            fold.change(old, new)
         return Change(key, old, new)
 
     def _kind_of(self, key: str) -> type[Object] | None:
@@ -118,10 +119,19 @@ class Cache:
         return kind if kind in self._objects else None
 
 
+def _by_kind(parts: Iterable[P]) -> dict[type[Any], list[P]]:
+    found: dict[type[Any], list[P]] = {}
+    for part in parts:
+        found.setdefault(part.kind, []).append(part)
+    return found
+
+
 def _file(index: Index[Any], groups: dict[str, dict[str, Any]], key: str, old: Any, new: Any) -> None:
-    before = set(index.values_of(old)) if old is not None else set()
-    after = set(index.values_of(new)) if new is not None else set()
-    for value in before - after:
+    before = tuple(index.values_of(old)) if old is not None else ()
+    after = tuple(index.values_of(new)) if new is not None else ()
+    for value in before if before != after else ():
+        if value in after:
+            continue
         groups[value].pop(key, None)
         if not groups[value]:
             del groups[value]

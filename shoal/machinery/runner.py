@@ -253,8 +253,9 @@ class Runner:
             log.info("reconciled", revision=outcome.revision, reasons=dict(reasons), **details)
         else:
             log.debug("reconciled", **details)
+        for reason, times in reasons.items():
+            WRITES.labels(self._controller.name, reason).inc(times)
         for action in outcome.written:
-            WRITES.labels(self._controller.name, action.reason).inc()
             if action.note and action.about is not None:
                 self._recorder.note(action.about, action.reason, action.note, is_warning=action.warning)
 

@@ -107,15 +107,20 @@ def _prepare_step(step: Step, read: Reader, actor: str, now: datetime) -> tuple[
 
 def is_same(old: Object, new: Object) -> bool:
     """Tell whether two states of an object differ in nothing but what the writer itself fills in."""
+    if type(old) is not type(new):
+        return False
+    if any(getattr(old, name) != getattr(new, name) for name in new.__struct_fields__ if name != "metadata"):
+        return False
     kept = {name: getattr(old.metadata, name) for name in _FILLED}
-    return old == msgspec.structs.replace(new, metadata=msgspec.structs.replace(new.metadata, **kept))
+    same: bool = old.metadata == msgspec.structs.replace(new.metadata, **kept)
+    return same
 
 
 _FILLED = ("generation", "created_at", "updated_at", "resource_version", "schema")
 
 
 def stamped(new: Object, old: Object | None, now: datetime) -> Object:
-    """Return the object with its generation and times as they have to be stored."""
+    """Return the object with its generation and times as they have to be stored, and no resource version."""
     meta: Meta = new.metadata
     if old is None:
         has_spec = "spec" in new.__struct_fields__
@@ -127,7 +132,7 @@ def stamped(new: Object, old: Object | None, now: datetime) -> Object:
             "created_at": old.metadata.created_at,
             "updated_at": now,
         }
-    return codec.with_meta(new, **filled)
+    return codec.with_meta(new, resource_version=0, **filled)
 
 
 @dataclass
@@ -166,15 +171,28 @@ class Pack:
         return Txn((*fences, *self.compares), tuple(self.writes))
 
 
+class _Call:
+    """What one caller has to write: how many of its entries nobody carries yet, how many are not done."""
+
+    def __init__(self, entries: int) -> None:
+        self.untaken = self.undone = entries
+        self.over = anyio.Event()
+
+
 @dataclass(eq=False)
 class _Entry:
     """One prepared action on its way: `revision` or `error` once `done`."""
 
     item: Prepared
-    done: anyio.Event = field(default_factory=anyio.Event)
+    call: _Call
     taken: bool = False
+    done: bool = False
     revision: int = 0
     error: ShoalError | None = None
+
+    def take(self) -> None:
+        self.taken = True
+        self.call.untaken -= 1
 
     def mentions(self, key: str) -> bool:
         return any(
@@ -184,9 +202,12 @@ class _Entry:
 
     def finish(self, revision: int = 0, error: ShoalError | None = None) -> None:
         """Say how it went; the first word counts."""
-        if not self.done.is_set():
-            self.revision, self.error = revision, error
-            self.done.set()
+        if self.done:
+            return
+        self.revision, self.error, self.done = revision, error, True
+        self.call.undone -= 1
+        if not self.call.undone:
+            self.call.over.set()
 
 
 @dataclass(frozen=True)
@@ -272,38 +293,39 @@ class Writer:
 
     async def _settle(self, items: Sequence[Prepared]) -> list[_Entry]:
         """Queue prepared actions and return when each is done, carrying transactions oneself where a lane is free."""
-        entries = [_Entry(item) for item in items]
+        call = _Call(len(items))
+        entries = [_Entry(item, call) for item in items]
         for entry in entries:
             if entry.item.writes:
                 self._pending.append(entry)
             else:
+                entry.take()
                 entry.finish()
         try:
-            await self._carry_all(entries)
+            await self._carry_all(call)
         finally:
-            for entry in entries:
-                if not entry.taken and not entry.done.is_set():
-                    self._pending.remove(entry)  # its caller went away before anybody carried it
+            if call.untaken:  # the caller went away before anybody carried these
+                self._pending = deque(entry for entry in self._pending if entry.call is not call)
         return entries
 
-    async def _carry_all(self, entries: Sequence[_Entry]) -> None:
-        if len(entries) <= MAX_OPERATIONS:
-            await self._drain(entries)
+    async def _carry_all(self, call: _Call) -> None:
+        if call.untaken <= MAX_OPERATIONS:
+            await self._drain(call)
             return
         async with anyio.create_task_group() as tasks:
             for _ in range(LANES):
-                tasks.start_soon(self._drain, entries)
+                tasks.start_soon(self._drain, call)
 
-    async def _drain(self, entries: Sequence[_Entry]) -> None:
-        while any(not entry.taken and not entry.done.is_set() for entry in reversed(entries)):
+    async def _drain(self, call: _Call) -> None:
+        while call.untaken:
             await self._await_company()
             async with self._lanes:
                 batch = self._take()
                 if batch:
                     with anyio.CancelScope(shield=True):  # others wait for what we carry, so a caller's end waits too
                         await self._carry(batch, ROUNDS)
-        for entry in entries:
-            await entry.done.wait()
+        if call.undone:
+            await call.over.wait()
 
     async def _await_company(self) -> None:
         """Let callers that are about to write join in: a few turns of the loop save whole transactions."""
@@ -318,7 +340,7 @@ class Writer:
         pack, batch = Pack(), []
         while self._pending and pack.takes(self._pending[0].item):
             entry = self._pending.popleft()
-            entry.taken = True
+            entry.take()
             pack.add(entry.item)
             batch.append(entry)
         return batch
