@@ -90,7 +90,7 @@ class Server:
             tasks.start_soon(self.informer.run)
             tasks.start_soon(self.presences.run)
             tasks.start_soon(self.recorder.run)
-            tasks.start_soon(self.joined.run, self.clock, self.objects.tell_joined)
+            tasks.start_soon(self.joined.run, self.clock, self.hub.is_watched, self.objects.tell_joined)
 
 
 @asynccontextmanager

@@ -104,6 +104,8 @@ class Objects:
         else:
             since = self._seen(kind)
         watcher = self._hub.subscribe(kind, selector, since)
+        if kind is o.Service:
+            self._joined.begin_telling()
         lines = watches.lines(
             self._hub, kind, watcher, self._bookmark_s, lambda: self._mirror.version(self._seen(kind))
         )

@@ -135,6 +135,9 @@ class Hub:
     def unsubscribe(self, kind: type[Object], watcher: Watcher) -> None:
         self._watchers.get(kind, set()).discard(watcher)
 
+    def is_watched(self, kind: type[Object]) -> bool:
+        return bool(self._watchers.get(kind))
+
     def watchers(self) -> dict[str, int]:
         return {kind.KIND: len(watchers) for kind, watchers in self._watchers.items() if watchers}
 

@@ -11,9 +11,9 @@ of the containers, and nothing is said of them.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import anyio
 import structlog
@@ -23,7 +23,7 @@ from anyio.abc import TaskGroup
 from nodeagent import memory
 from nodeagent.answers import Answers
 from nodeagent.assignments import Assignments
-from nodeagent.client import ApiClient, Message
+from nodeagent.client import ApiClient, Message, read_objects
 from nodeagent.engine.contract import Engine
 from nodeagent.mounts.files import TaskFiles
 from nodeagent.ports import NetworkPort
@@ -33,6 +33,7 @@ from nodeagent.tasks.crew import Crew
 from nodeagent.tasks.images import Images
 from nodeagent.tasks.worker import Tools
 from shoal.api.errors import DataplaneError, EngineError, ForbiddenError, NotFoundError, RemovedError, UnavailableError
+from shoal.api.keys import key_of
 from shoal.api.objects import Task
 from shoal.machinery import managers
 from shoal.machinery.clock import Clock
@@ -137,29 +138,28 @@ class Agent:
             tries += 1
 
     def _take(self, message: Message, group: TaskGroup) -> None:
-        raw = message.raw
         match message.type:
             case "hello":
-                self._greet(raw.get("managers") or (), str(raw.get("incarnation", "")))
+                self._greet(message.managers, message.incarnation)
             case "complete":
                 self._take_complete(message)
             case "update":
-                deleted = raw.get("delete") or ()
-                self._adopt(self._assignments.changed(message.objects("put"), deleted, message.revision))
-                self._forget(deleted)
+                put, _ = read_objects(message.put)
+                moved = {*map(key_of, put), *message.delete}
+                self._adopt(self._assignments.changed(put, message.delete, message.revision), moved)
+                self._forget(message.delete)
             case "bookmark":
-                self._adopt(self._assignments.changed((), (), message.revision))
+                self._adopt(self._assignments.changed((), (), message.revision), ())
             case "request":
-                params: Mapping[str, Any] = raw.get("params") or {}
-                group.start_soon(self._answers.answer, str(raw["id"]), str(raw["method"]), params)
+                group.start_soon(self._answers.answer, message.id, message.method, message.params)
             case "cancel":
-                self._answers.cancel(str(raw["id"]))
+                self._answers.cancel(message.id)
             case other:
                 log.debug("message_ignored", type=other)
 
     def _greet(self, urls: Sequence[str], incarnation: str) -> None:
         """Managers move, and others come: what the newest greeting says of them counts, and is kept on disk."""
-        told = tuple(url for url in urls if isinstance(url, str) and url.startswith(HTTPS))
+        told = tuple(url for url in urls if url.startswith(HTTPS))
         if told and told != self._managers:
             self._managers = told
             self._api.learn(told)
@@ -174,8 +174,9 @@ class Agent:
             raise UnavailableError(
                 f"the API server is at revision {message.revision}, behind {self._assignments.revision}"
             )
-        kept = (self._assignments.objects.get(key) for key in sorted(message.unreadable_tasks("objects")))
-        objects = [*message.objects("objects"), *(obj for obj in kept if obj is not None)]
+        objects, unreadable = read_objects(message.objects)
+        kept = (self._assignments.objects.get(key) for key in sorted(unreadable))
+        objects += [obj for obj in kept if obj is not None]
         assignments = Assignments().replaced(objects, message.revision)
         if self._manager_trouble:
             log.info("managers_reached", revision=message.revision, tasks=len(assignments.tasks(self._node_uid)))
@@ -183,13 +184,14 @@ class Agent:
         self._reporter.greeted({task.metadata.name: task for task in assignments.of(Task).values()})
         self._adopt(assignments)
 
-    def _adopt(self, assignments: Assignments) -> None:
+    def _adopt(self, assignments: Assignments, moved: Collection[str] | None = None) -> None:
+        """Go by these assignments; `moved` names the keys in which they differ from the last ones, None = any."""
         is_new = assignments.objects is not self._assignments.objects
         self._assignments = assignments
         cluster = assignments.cluster()
         if cluster is not None:
             self._crew.tools.identity = Identity(cluster.metadata.uid, self._node_uid)
-        self._crew.assign(assignments)
+        self._crew.assign(assignments, moved)
         self._changed.set()
         if is_new and assignments.synced:
             self._to_save.set()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TypeVar
 
 from msgspec import Struct
@@ -51,11 +51,13 @@ class Assignments(Struct, frozen=True):
         """After a complete set."""
         return Assignments({keys.key_of(obj): obj for obj in objects}, revision, synced=True)
 
-    def changed(self, put: Iterable[Object], deleted: Iterable[str], revision: int) -> Assignments:
+    def changed(self, put: Iterable[Object], deleted: Collection[str], revision: int) -> Assignments:
         """After an increment, or a bookmark (nothing put, nothing deleted)."""
         new = {keys.key_of(obj): obj for obj in put}
-        gone = set(deleted)
         objects = self.objects
-        if new or gone:
-            objects = {**{key: obj for key, obj in objects.items() if key not in gone}, **new}
+        if new or deleted:
+            objects = dict(objects)
+            for key in deleted:
+                objects.pop(key, None)
+            objects.update(new)
         return Assignments(objects, max(revision, self.revision), synced=self.synced)

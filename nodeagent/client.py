@@ -5,7 +5,7 @@ Any API server will do; one that does not answer is passed over for the next.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Final, Self
@@ -17,7 +17,7 @@ import structlog
 from nodeagent.tls import NodeTls
 from shoal.api import codec, keys
 from shoal.api.errors import ForbiddenError, NotFoundError, RemovedError, UnavailableError
-from shoal.api.objects import KINDS, NodeDescription, Object, TaskStatus
+from shoal.api.objects import KINDS, NodeDescription, Object, Task, TaskStatus
 from shoal.api.units import Duration
 from shoal.machinery.tls import SERVER_NAME
 
@@ -50,38 +50,53 @@ class Receipt(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Message(msgspec.Struct, frozen=True):
-    """One line of the stream, as it came; `objects` reads the objects in it."""
+    """One line of the stream; `read_objects` reads the objects in it."""
 
-    type: str
-    raw: Mapping[str, Any]
-
-    @property
-    def revision(self) -> int:
-        return int(self.raw.get("revision", 0))
-
-    def objects(self, field: str) -> list[Object]:
-        return [obj for raw in self.raw.get(field) or () if (obj := read_object(raw)) is not None]
-
-    def unreadable_tasks(self, field: str) -> frozenset[str]:
-        """Return the keys of tasks that are there and cannot be read: they are not to be taken for gone."""
-        return frozenset(
-            keys.task(str(raw["metadata"]["name"]))
-            for raw in self.raw.get(field) or ()
-            if raw.get("kind") == "Task" and read_object(raw) is None
-        )
+    type: str = ""
+    revision: int = 0
+    objects: tuple[msgspec.Raw, ...] = ()
+    put: tuple[msgspec.Raw, ...] = ()
+    delete: tuple[str, ...] = ()
+    managers: tuple[str, ...] = ()
+    incarnation: str = ""
+    id: str = ""
+    method: str = ""
+    params: dict[str, Any] = {}
 
 
-def read_object(raw: Mapping[str, Any]) -> Object | None:
-    """Read an object as the API shows it; None for what this code does not know or cannot read."""
-    kind = KINDS.get(str(raw.get("kind")))
-    if kind is None:
-        return None
-    meta = raw.get("metadata") or {}
-    try:
-        return codec.decode(kind, msgspec.json.encode(raw), int(meta.get("resourceVersion") or 0))
-    except ValueError as error:
-        log.error("object_unreadable", object=f"{kind.KIND} {meta.get('name')}", error=str(error))
-        return None
+class _HeadMeta(msgspec.Struct):
+    name: str = ""
+
+
+class _Head(msgspec.Struct):
+    """What can be said even of an object that cannot be read."""
+
+    kind: str = ""
+    metadata: _HeadMeta = msgspec.field(default_factory=_HeadMeta)
+
+
+_messages = msgspec.json.Decoder(Message)
+_heads = msgspec.json.Decoder(_Head)
+
+
+def read_message(line: bytes) -> Message:
+    return _messages.decode(line)
+
+
+def read_objects(raws: Iterable[msgspec.Raw]) -> tuple[list[Object], frozenset[str]]:
+    """Return the objects, and the keys of tasks that cannot be read: they are not to be taken for gone."""
+    found: list[Object] = []
+    unreadable: set[str] = set()
+    for raw in raws:
+        try:
+            found.append(codec.decode_any(raw))
+        except ValueError as error:
+            head = _heads.decode(raw)
+            if head.kind in KINDS:  # else newer code's, and nothing to us
+                log.error("object_unreadable", object=f"{head.kind} {head.metadata.name}", error=str(error))
+            if head.kind == Task.KIND:
+                unreadable.add(keys.task(head.metadata.name))
+    return found, frozenset(unreadable)
 
 
 class ApiClient:
@@ -187,8 +202,7 @@ class ApiClient:
             pending = bytearray(rest)
             for line in lines:
                 if line.strip():
-                    raw = msgspec.json.decode(line)
-                    yield Message(str(raw.get("type")), raw)
+                    yield read_message(line)
         raise UnavailableError("the API server ended the assignments stream")
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import structlog
 
 from nodeagent.assignments import Assignments
-from nodeagent.client import read_object
+from nodeagent.client import read_objects
 from shoal.api import codec
 from shoal.api.objects import Credential, Secret
 from shoal.machinery.files import write_atomic
@@ -17,6 +17,11 @@ from shoal.machinery.files import write_atomic
 _FILE: Final = "assignments.json"
 
 log = structlog.get_logger()
+
+
+class _Document(msgspec.Struct):
+    revision: int
+    objects: tuple[msgspec.Raw, ...]
 
 
 def save(folder: Path, assignments: Assignments) -> None:
@@ -30,12 +35,12 @@ def save(folder: Path, assignments: Assignments) -> None:
 def load(folder: Path) -> Assignments:
     """Return what was stored, not synced; nothing if there is nothing (or nothing readable)."""
     try:
-        document: dict[str, Any] = msgspec.json.decode((folder / _FILE).read_bytes())
-        objects = [obj for raw in document["objects"] if (obj := read_object(raw)) is not None]
-        stored = Assignments().replaced(objects, int(document["revision"]))
+        document = msgspec.json.decode((folder / _FILE).read_bytes(), type=_Document)
+        objects, _ = read_objects(document.objects)
+        stored = Assignments().replaced(objects, document.revision)
     except FileNotFoundError:
         return Assignments()
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         log.warning("stored_assignments_unreadable", folder=str(folder), reason=str(error))
         return Assignments()
     return msgspec.structs.replace(stored, synced=False)

@@ -6,7 +6,7 @@ then everything of ours that exists is adopted, and only what is certainly unwan
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final
 
 from anyio.abc import TaskGroup
@@ -16,9 +16,13 @@ from nodeagent.engine.contract import EngineEvent, Summary
 from nodeagent.tasks.container import TASK_LABEL, Around, is_of_task
 from nodeagent.tasks.expand import NodeFacts
 from nodeagent.tasks.worker import Tools, Worker
+from shoal.api import keys
+from shoal.api.objects import Backend, Task
 
 _TELLING: Final = ("start", "die", "stop", "oom", "pause", "unpause", "restart", "destroy", "rename", "health_status")
 """What events of a container are worth a look; a health check's own exec events are not."""
+_TASKS: Final = keys.prefix_of(Task)
+_BACKENDS: Final = keys.prefix_of(Backend)
 
 
 def _is_old_news(event: EngineEvent, worker: Worker) -> bool:
@@ -32,18 +36,45 @@ class Crew:
         self.workers: dict[str, Worker] = {}
         self._found: tuple[Summary, ...] | None = None
         self._assignments = Assignments()
+        self._now = Around()
         self._group: TaskGroup | None = None
 
     def start(self, group: TaskGroup) -> None:
         """Say where the workers run; `assign`, `listed` and `hint` may be called from then on."""
         self._group = group
 
-    def assign(self, assignments: Assignments) -> None:
-        """Take a set of assignments; one that is not synced changes nothing."""
-        if assignments.synced:
-            self._assignments = assignments
-            self.tools.files.offer(assignments)
+    def assign(self, assignments: Assignments, moved: Collection[str] | None = None) -> None:
+        """Take a set of assignments; one that is not synced changes nothing.
+
+        `moved` names the keys in which it differs from the last one, None = any: work is done for their tasks alone.
+        """
+        if not assignments.synced:
+            return
+        self._assignments = assignments
+        self.tools.files.offer(assignments)
+        around = self._around()
+        if moved is None or self._found is None or around != self._now:
             self._bring_up_to_date()
+            return
+        for key in moved:
+            if key.startswith(_TASKS):
+                self._hand_on(self._task_at(key), key.rpartition(".")[2], around)
+            elif key.startswith(_BACKENDS):
+                worker = self.workers.get(key.rpartition("/")[2])
+                if worker is not None and worker.task is not None and worker.wanted:
+                    worker.assign(worker.task, self._assignments.backend_of(worker.task), around)
+
+    def _task_at(self, key: str) -> Task | None:
+        task, here = self._assignments.objects.get(key), self.tools.identity.node
+        return task if isinstance(task, Task) and task.spec.node is not None and task.spec.node.uid == here else None
+
+    def _hand_on(self, task: Task | None, uid: str, around: Around) -> None:
+        """Tell a task's worker what is wanted of it now; None = nothing any more."""
+        if task is not None:
+            worker = self.workers.get(uid) or self._begin(uid, None)
+            worker.assign(task, self._assignments.backend_of(task), around)
+        elif uid in self.workers:
+            self.workers[uid].withdraw()
 
     def listed(self, summaries: Iterable[Summary]) -> None:
         """Take the engine's listing of containers with our labels."""
@@ -76,13 +107,9 @@ class Crew:
         for uid in sorted(ours.keys() - self.workers.keys()):
             self._begin(uid, ours[uid])
         self._found = ()
-        around = self._around()
-        for uid, task in tasks.items():
-            worker = self.workers.get(uid) or self._begin(uid, None)
-            worker.assign(task, self._assignments.backend_of(task), around)
-        for uid, worker in self.workers.items():
-            if uid not in tasks:
-                worker.withdraw()
+        self._now = self._around()
+        for uid in (*tasks, *(self.workers.keys() - tasks.keys())):
+            self._hand_on(tasks.get(uid), uid, self._now)
 
     def _ours(self) -> dict[str, Summary]:
         """The last listing's containers of this node's tasks, by task uid."""

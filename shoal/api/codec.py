@@ -6,7 +6,7 @@ code (a higher `schema`) is never written back: `encode` refuses it.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Union
 
 import msgspec
 
@@ -40,6 +40,7 @@ _encoder = msgspec.json.Encoder(enc_hook=enc_hook)
 _decoders: dict[type[Object], msgspec.json.Decoder[Any]] = {
     kind: msgspec.json.Decoder(kind, dec_hook=dec_hook) for kind in KINDS.values()
 }
+_any_decoder: msgspec.json.Decoder[Object] = msgspec.json.Decoder(Union[tuple(KINDS.values())], dec_hook=dec_hook)  # noqa: UP007  made of data
 
 
 def encode(obj: Object) -> bytes:
@@ -64,6 +65,11 @@ def decode_at(key: str, raw: bytes, revision: int = 0) -> Object | None:
     """Read whatever lies at a key; None where no kind of ours does."""
     kind = kind_at(key)
     return None if kind is None else decode(kind, raw, revision)
+
+
+def decode_any(raw: bytes | msgspec.Raw) -> Object:
+    """Read an object of whatever kind, with the resource version it shows. ValueError if it is not one."""
+    return _any_decoder.decode(raw)
 
 
 def to_builtins(value: Any) -> Any:

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from nodeagent import memory
 from nodeagent.assignments import Assignments
-from nodeagent.client import Receipt, Report, read_object
+from nodeagent.client import Receipt, Report
 from nodeagent.engine.contract import LogLine
 from nodeagent.engine.fake import FakeEngine
 from nodeagent.engine.frames import FrameReader
 from nodeagent.reporter import BURST, GAP_MOST_S, MOST_TASKS, Reporter
 from nodeagent.tasks.images import UNREACHABLE_S, Images
-from shoal.api import codec, keys
+from shoal.api import keys
 from shoal.api.errors import EngineError, UnavailableError
 from shoal.api.meta import Meta
 from shoal.api.objects import FileSpec, NodeDescription, Secret, TaskStatus
@@ -249,12 +249,3 @@ def test_stored_assignments_that_cannot_be_read_are_none(tmp_path: Path) -> None
     assert memory.load(tmp_path) == Assignments()
     (tmp_path / "assignments.json").write_text('{"revision": 3, "objects": [{"kind"')
     assert memory.load(tmp_path) == Assignments()
-
-
-def test_an_object_of_an_unknown_kind_is_passed_over() -> None:
-    assert read_object({"kind": "Hologram", "metadata": {}}) is None
-    raw = codec.to_builtins(task_for())
-    raw["metadata"]["resourceVersion"] = 12
-    found = read_object(raw)
-    assert found is not None
-    assert found.metadata.resource_version == 12
