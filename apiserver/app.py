@@ -24,7 +24,7 @@ from apiserver.logs import Logs
 from apiserver.membership import Membership
 from apiserver.metrics import Metrics
 from apiserver.mirror import Mirror
-from apiserver.objects import MAX_BODY, Objects, error_response, json_response
+from apiserver.objects import Objects, error_response, json_response
 from apiserver.openapi import document
 from apiserver.presence import Presences
 from apiserver.requests import Requests
@@ -35,6 +35,7 @@ from shoal.api import keys
 from shoal.api import objects as o
 from shoal.api.errors import ForbiddenError, InvalidError, NotFoundError, ShoalError, UnavailableError
 from shoal.api.ownership import API
+from shoal.api.validation import MAX_BODY_BYTES
 from shoal.machinery.clock import Clock, SystemClock
 from shoal.machinery.events import Recorder
 from shoal.machinery.informer import Informer
@@ -55,7 +56,7 @@ class Server:
         store: Store,
         clock: Clock,
         *,
-        cluster_key: bytes = b"",
+        cluster_key: bytes,
         bookmark_s: float = BOOKMARK_S,
         registry: CollectorRegistry | None = None,
     ) -> None:
@@ -98,7 +99,7 @@ async def serving(
     store: Store,
     clock: Clock | None = None,
     *,
-    cluster_key: bytes = b"",
+    cluster_key: bytes,
     bookmark_s: float = BOOKMARK_S,
     registry: CollectorRegistry | None = None,
 ) -> AsyncIterator[Server]:
@@ -118,7 +119,7 @@ def make_app(server: Server) -> web.Application:
     """Route every path; each route's name is its row in the table of `apiserver.identity`."""
     objects, agents, logs, membership = server.objects, server.agents, server.logs, server.membership
     app = web.Application(
-        client_max_size=MAX_BODY,
+        client_max_size=MAX_BODY_BYTES,
         middlewares=[server.metrics.middleware, _errors, _guard(server)],
         handler_args={"access_log": None},
     )
@@ -186,7 +187,7 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except ShoalError as error:
         return error_response(error)
     except web.HTTPRequestEntityTooLarge:
-        return _refusal(413, "TooLarge", f"the body is too large; at most {MAX_BODY} bytes are taken")
+        return _refusal(413, "TooLarge", f"the body is too large; at most {MAX_BODY_BYTES} bytes are taken")
     except web.HTTPMethodNotAllowed as error:
         allowed = ", ".join(sorted(error.allowed_methods))
         return _refusal(405, "MethodNotAllowed", f"{request.method} does not work here; {allowed} does")

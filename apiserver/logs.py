@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -23,7 +24,7 @@ from apiserver.mirror import TASKS_BY_SERVICE, Mirror
 from apiserver.objects import json_response, stream
 from apiserver.requests import Requests
 from apiserver.selectors import Selector, Term
-from apiserver.watches import Hub, Watcher
+from apiserver.watches import Hub
 from shoal.api import objects as o
 from shoal.api.errors import Fault, InvalidError, UnavailableError
 from shoal.api.states import TaskState
@@ -146,19 +147,16 @@ class Logs:
         """Yield lines as they come, those of one moment oldest first; of a service also those of later tasks."""
         send, receive = anyio.create_memory_object_stream[Line](BUFFER)
         async with anyio.create_task_group() as group, receive:
-            watcher = self._watch(service) if service is not None else None
             try:
                 for task in tasks:
                     group.start_soon(self._ask, task, query, send.clone())
-                if watcher is not None:
+                if service is not None:
                     known = {task.metadata.uid for task in tasks}
-                    group.start_soon(self._follow_new, watcher, known, query, send.clone(), group)
+                    group.start_soon(self._follow_new, service.metadata.uid, known, query, send.clone(), group)
                 send.close()
                 async for line in settled(receive):
                     yield query.shown(line)
             finally:
-                if watcher is not None:
-                    self._hub.unsubscribe(o.Task, watcher)
                 group.cancel_scope.cancel()
 
     async def _ask(self, task: o.Task, query: LogQuery, send: MemoryObjectSendStream[Line]) -> None:
@@ -201,13 +199,21 @@ class Logs:
         node = self._mirror.cache.get(o.Node, f"/shoal/nodes/{node_uid}")
         return node.metadata.name if node is not None else node_uid
 
-    def _watch(self, service: o.Service) -> Watcher:
-        selector = Selector(fields=(Term("spec.service.uid", frozenset({service.metadata.uid})),))
-        return self._hub.subscribe(o.Task, selector, self._mirror.revision)
+    async def _changes(self, service: str) -> AsyncGenerator[None, None]:
+        """Yield at once, and whenever a service's tasks may have changed, through restores too."""
+        selector = Selector(fields=(Term("spec.service.uid", frozenset({service})),))
+        while True:
+            watcher = self._hub.subscribe(o.Task, selector, self._mirror.revision)
+            try:
+                while not watcher.cut:
+                    yield
+                    await watcher.take(60.0)
+            finally:
+                self._hub.unsubscribe(o.Task, watcher)
 
     async def _follow_new(
         self,
-        watcher: Watcher,
+        service: str,
         known: set[str],
         query: LogQuery,
         send: MemoryObjectSendStream[Line],
@@ -215,17 +221,12 @@ class Logs:
     ) -> None:
         """Follow the tasks that start later, from their first line on."""
         later = msgspec.structs.replace(query, tail=None, since="")
-        async with send:
-            while not watcher.cut:
-                await watcher.take(60.0)
-                for task in self._tasks_of(watcher):
+        async with send, aclosing(self._changes(service)) as changes:
+            async for _ in changes:
+                for task in list(self._mirror.cache.by(TASKS_BY_SERVICE, service).values()):
                     if task.metadata.uid not in known and has_log(task):
                         known.add(task.metadata.uid)
                         group.start_soon(self._ask, task, later, send.clone())
-
-    def _tasks_of(self, watcher: Watcher) -> Iterable[o.Task]:
-        uid = watcher.selector.only("spec.service.uid")
-        return list(self._mirror.cache.by(TASKS_BY_SERVICE, uid).values()) if uid else []
 
     async def top(self, request: web.Request) -> web.StreamResponse:
         """Answer one sample of every running task; nodes that do not answer are named."""

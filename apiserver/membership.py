@@ -95,7 +95,7 @@ class RotateRequest(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Membership:
-    """`key` is the cluster key, b"" where there is none: then nothing can be signed or compared."""
+    """`key` is the cluster key: it opens what signs certificates and what tokens are compared with."""
 
     def __init__(self, mirror: Mirror, writes: Writes, clock: Clock, key: bytes) -> None:
         self._mirror, self._writes, self._clock, self._key = mirror, writes, clock, key

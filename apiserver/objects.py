@@ -34,9 +34,6 @@ from shoal.api.errors import (
 )
 from shoal.machinery.cache import Cache, Change
 
-MAX_BODY: Final = 4 << 20
-"""Bytes of a request's body: room for a stack with two of the largest configs, in base64."""
-
 RESULT: Final = "Shoal-Result"
 """The header that says what a write came to: created, configured, unchanged."""
 

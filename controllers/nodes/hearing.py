@@ -6,7 +6,7 @@ for the first time, or from one that stands still. When none was fresh for a whi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from controllers.nodes.plan import Heard
@@ -81,6 +81,7 @@ class Hearing(Fold[Presence]):
         if not fresh:
             return None
         heard = frozenset[str]().union(*(server.heard for server in fresh))
+        self._forget(self._heard_at.keys() - self._known.since.keys() - heard)
         told = {
             node: now - self._fell_at.get(node, now)
             for server in fresh
@@ -91,6 +92,11 @@ class Hearing(Fold[Presence]):
         falls = {uid: now - at for uid, at in self._fell_at.items()}
         falls.update({uid: now - self._heard_at[uid] for uid in silent if uid in self._heard_at})
         return Heard(heard, silent, told, falls, now - self._counting_since)
+
+    def _forget(self, removed: Iterable[str]) -> None:
+        for uid in removed:
+            for known in (self._heard_at, self._heard_by, self._fell_at):
+                known.pop(uid, None)
 
     def _last_sign(self, uid: str) -> float:
         """Return when a node was last heard, or from when on it could have been."""

@@ -211,6 +211,13 @@ class DockerEngine:
                 self._client = client
             return self._client
 
+    def _drop(self, client: Any) -> None:
+        """Begin anew with the next call, and let go of idle connections; calls under way keep theirs."""
+        with self._lock:
+            if self._client is client:
+                self._client = None
+        client.close()
+
     def _request(
         self,
         method: str,
@@ -237,8 +244,7 @@ class DockerEngine:
         except APIError as error:
             raise _translated(error) from error
         except OSError as error:
-            with self._lock:
-                self._client = None
+            self._drop(client)
             raise EngineError(f"the Docker engine at {self.url} does not answer: {error}", temporary=True) from error
         return response
 

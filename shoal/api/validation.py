@@ -55,6 +55,9 @@ from shoal.api.units import Bytes, Cpus, Duration
 MAX_OBJECT_BYTES: Final = 512_000
 """Bytes of an object's stored form. One transaction holds 1 MiB, and every process caches every object."""
 
+MAX_BODY_BYTES: Final = 4 << 20
+"""Bytes of one request, and so of one `apply`: room for a stack with two of the largest configs, in base64."""
+
 MAX_SECRET_BYTES: Final = 512_000
 MAX_CONFIG_BYTES: Final = 1_024_000
 """A secret's or config's data is shorter. Source: SwarmKit's api/validation."""

@@ -7,16 +7,18 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import click
+import msgspec
 
 from shoal.api.codec import to_builtins
 from shoal.api.errors import InvalidError, ShoalError
 from shoal.api.manifest import Document
+from shoal.api.validation import MAX_BODY_BYTES
 from shoal.cli.client import Client, Plain, one, run
 from shoal.cli.columns import at
 from shoal.cli.options import api_of, complete_scale, detach_option, file_option, timeout_option
 from shoal.cli.progress import PARTIAL, follow_services
 from shoal.cli.sources import documents_from, located
-from shoal.cli.text import as_yaml
+from shoal.cli.text import as_yaml, plural
 
 DIFFERENT: Final = 1
 """diff's exit code where something would change."""
@@ -112,12 +114,23 @@ def _pair(text: str) -> tuple[str, int]:
 
 async def _apply(client: Client, documents: Sequence[Document], dry_run: bool) -> list[Plain]:
     body = {"objects": [to_builtins(document.obj) for document in documents]}
+    _need_room(len(msgspec.json.encode(body)), len(documents))
     try:
         answer = await client.call("POST", "apply", body, **({"dryRun": 1} if dry_run else {}))
     except InvalidError as error:
         raise located(error, documents) from error
     results: list[Plain] = answer["results"]
     return results
+
+
+def _need_room(size: int, count: int) -> None:
+    """One apply is checked as a whole, so it is sent as a whole; InvalidError if it is too large for that."""
+    if size > MAX_BODY_BYTES:
+        found, most = f"{size / 1e6:.1f} MB", f"{MAX_BODY_BYTES / 1e6:.1f} MB"
+        raise InvalidError(
+            f"{plural(count, 'object')} of {found} in all, and one apply takes {most}: "
+            "apply them in several goes, secrets, configs and networks before the services that use them"
+        )
 
 
 async def _revisions(client: Client, services: list[str]) -> dict[str, str]:

@@ -19,7 +19,7 @@ NINE = """
 apiVersion: shoal/v1
 kind: Service
 metadata: {name: nine}
-spec: {image: "shoal/hello:1", replicas: 9, stopGracePeriod: 1s}
+spec: {image: "shoal/hello:1", replicas: 9, stopGracePeriod: 1s, ports: ["8095:80"]}
 """
 
 WRONG = f"SWMTKN-1-{'0' * 50}-{'0' * 25}"
@@ -226,12 +226,14 @@ def test_a_cable_that_is_back_soon_changes_nothing(cluster: Cluster) -> None:
 def test_a_host_that_leaves_keeps_nothing_of_the_swarm_and_may_join_again(cluster: Cluster) -> None:
     cluster.nine()
     cluster.two.docker("run -d --name mine shoal/hello:1").ok()
+    assert "shoal-mesh" in cluster.two.run("iptables", "-S", "DOCKER-USER").ok().out
 
     cluster.two.shoal("leave").ok()
 
     eventually(lambda: cluster.nodes()["host32"] == "down", within=5)
     assert cluster.two.docker(["ps", "--format", "{{.Names}}"]).ok().out.split() == ["mine"]
     assert "shoal" not in cluster.two.docker("network ls").ok().out
+    assert "shoal" not in cluster.two.run("iptables", "-S").ok().out + cluster.two.run("nft", "list", "tables").ok().out
     assert cluster.two.run("find", "/var/lib/shoal", "-name", "*.json", "-o", "-name", "*.pem").ok().out == ""
     assert cluster.two.shoal("leave").err == "shoal: this host belongs to no swarm\n"
     eventually(lambda: cluster.slots() == NINE_SLOTS, within=40)

@@ -122,6 +122,24 @@ async def test_following_picks_up_tasks_that_start_later(api: Api) -> None:
         tasks.cancel_scope.cancel()
 
 
+async def test_following_goes_on_when_the_server_s_own_watch_was_cut(api: Api) -> None:
+    later = make_task(WEB, 3, node=N1, state=TaskState.RUNNING)
+
+    def answers(_: str, params: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return [line(ONE if params["tasks"] == [ONE.metadata.name] else later, 1)]
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(lambda: agent(api, N1, answers, then_silent=True))
+        tasks.start_soon(lambda: agent(api, N2, lambda _, __: [], then_silent=True))
+        await connected(api, N1, N2)
+        async with api.stream("services/web/logs?follow=1") as lines:
+            assert (await lines.next())["task"] == ONE.metadata.name
+            api.server.hub.start_at(api.server.mirror.revision)
+            await api.seed(later)
+            assert (await lines.next())["task"] == later.metadata.name
+        tasks.cancel_scope.cancel()
+
+
 async def test_usage_is_sampled_from_every_node(api: Api) -> None:
     def answers(method: str, _: Mapping[str, Any]) -> list[dict[str, Any]]:
         assert method == "stats"

@@ -56,6 +56,18 @@ async def test_apply_creates_configures_and_leaves_alone(swarm: Swarm) -> None:
     assert (await applied(swarm, text)).lines[0] == "service/hello configured"
 
 
+async def test_a_set_that_is_too_large_for_one_apply_says_what_to_do(swarm: Swarm, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for name in ("c1", "c2", "c3", "c4"):
+        text = f"apiVersion: shoal/v1\nkind: Config\nmetadata: {{name: {name}}}\nspec: {{text: {'x' * 1_000_000}}}\n"
+        (folder / f"{name}.yaml").write_text(text)
+    before = await swarm.written()
+    refused = await swarm.shoal("apply", "-f", str(folder))
+    assert (refused.code, refused.said("4 objects of 5.3 MB in all, and one apply takes 4.2 MB")) == (2, True)
+    assert await swarm.written() == before
+
+
 async def test_a_dry_run_says_what_would_be_done_and_writes_nothing(swarm: Swarm) -> None:
     before = await swarm.written()
     assert (await swarm.shoal("apply", "--dry-run", "-f", HELLO)).lines == ["service/hello created (dry run)"]

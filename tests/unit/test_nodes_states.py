@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from controllers.nodes import KEY, make_controller
+from controllers.nodes.hearing import Hearing
 from shoal.api.meta import Meta
 from shoal.api.objects import Node, Presence, Task
 from shoal.api.states import NodeState, TaskState
@@ -275,3 +276,15 @@ def test_a_node_whose_host_left_is_down_at_once_and_for_good() -> None:
     (gone,) = [node for node in hosts.picture.all(Node) if node.status.state is NodeState.DOWN]
     assert gone.metadata.uid == leaver.metadata.uid
     assert gone.status.message == "its host has left the swarm"
+
+
+def test_a_removed_node_is_forgotten() -> None:
+    hosts = Hosts(2)
+    hosts.run(3, beating=[0, 1])
+    hosts.run(3, beating=[0])
+    hearing = hosts.picture.cache.fold(Hearing)
+    gone = hosts.nodes[1]
+    hosts.picture.drop(gone)
+    hosts.run(6, beating=[0])
+    remembered = {*hearing._heard_at, *hearing._heard_by, *hearing._fell_at}
+    assert remembered == {hosts.uids[0]}
