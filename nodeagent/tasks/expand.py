@@ -7,12 +7,14 @@ options, and nowhere else. Source: which names there are is Swarm's (template/co
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
 from msgspec import Struct
 
 from shoal.api.errors import TerminalError
+from shoal.api.grammar import LABEL, label_in
 from shoal.api.objects import Task
 from shoal.api.template import Mount, TaskTemplate
 
@@ -30,12 +32,16 @@ class NodeFacts(Struct, frozen=True):
 
 def expanded(task: Task, node: NodeFacts) -> TaskTemplate:
     """Return the task's template with every placeholder filled in; TerminalError names one that is not known."""
-    template, values = task.spec.template, values_of(task, node)
+    template, values, labels = task.spec.template, values_of(task, node), task.metadata.labels
+
+    def fill(text: str) -> str:
+        return _PLACEHOLDER.sub(lambda found: _value(text, found[2], values, labels), text) if "{{" in text else text
+
     return msgspec.structs.replace(
         template,
-        env=tuple(_in_value(variable, values) for variable in template.env),
-        hostname=_fill(template.hostname, values),
-        mounts=tuple(_in_mount(mount, values) for mount in template.mounts),
+        env=tuple(_in_value(variable, fill) for variable in template.env),
+        hostname=fill(template.hostname),
+        mounts=tuple(_in_mount(mount, fill) for mount in template.mounts),
     )
 
 
@@ -45,6 +51,7 @@ def values_of(task: Task, node: NodeFacts) -> dict[str, str]:
     return {
         ".Service.ID": service.uid,
         ".Service.Name": service.name,
+        ".Service.Labels": f"map[{' '.join(f'{key}:{text}' for key, text in sorted(task.metadata.labels.items()))}]",
         ".Node.ID": node.uid,
         ".Node.Hostname": node.hostname,
         ".Node.Platform.OS": node.os,
@@ -55,26 +62,25 @@ def values_of(task: Task, node: NodeFacts) -> dict[str, str]:
     }
 
 
-def _in_value(variable: str, values: dict[str, str]) -> str:
+def _in_value(variable: str, fill: Callable[[str], str]) -> str:
     name, equals, value = variable.partition("=")
-    return f"{name}{equals}{_fill(value, values)}"
+    return f"{name}{equals}{fill(value)}"
 
 
-def _in_mount(mount: Mount, values: dict[str, str]) -> Mount:
+def _in_mount(mount: Mount, fill: Callable[[str], str]) -> Mount:
     return msgspec.structs.replace(
         mount,
-        source=_fill(mount.source, values),
-        target=_fill(mount.target, values),
-        labels={key: _fill(value, values) for key, value in mount.labels.items()},
-        driver_opts={key: _fill(value, values) for key, value in mount.driver_opts.items()},
+        source=fill(mount.source),
+        target=fill(mount.target),
+        labels={key: fill(value) for key, value in mount.labels.items()},
+        driver_opts={key: fill(value) for key, value in mount.driver_opts.items()},
     )
 
 
-def _fill(text: str, values: dict[str, str]) -> str:
-    def value(found: re.Match[str]) -> str:
-        if found[2] not in values:
-            known = ", ".join(sorted(values))
-            raise TerminalError(f"{text!r}: {found[2] or 'nothing'!r} is not a placeholder; known are {known}")
-        return values[found[2]]
-
-    return _PLACEHOLDER.sub(value, text) if "{{" in text else text
+def _value(text: str, name: str, values: Mapping[str, str], labels: Mapping[str, str]) -> str:
+    if (label := label_in(name)) is not None:
+        return labels.get(label, "")
+    if name not in values:
+        known = ", ".join((*sorted(values), LABEL))
+        raise TerminalError(f"{text!r}: {name or 'nothing'!r} is not a placeholder; known are {known}")
+    return values[name]

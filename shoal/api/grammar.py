@@ -137,6 +137,7 @@ def is_known_key(key: str) -> bool:
 PLACEHOLDERS = (
     ".Service.ID",
     ".Service.Name",
+    ".Service.Labels",
     ".Node.ID",
     ".Node.Hostname",
     ".Node.Platform.OS",
@@ -147,9 +148,20 @@ PLACEHOLDERS = (
 )
 """What `{{…}}` can stand for in values of the environment, the hostname and mounts; an agent fills them in."""
 
+LABEL = ".Service.Labels.<key>"
+"""How one label of the service is asked for; a key with dots: `index .Service.Labels "a.b"`."""
+
 _PLACEHOLDER = re.compile(r"\{\{-?\s*(.*?)\s*-?\}\}", re.DOTALL)
+_LABEL = re.compile(r'\.Service\.Labels\.(\w+)|index\s+\.Service\.Labels\s+(?:"([^"\\]*)"|`([^`]*)`)')
+
+
+def label_in(placeholder: str) -> str | None:
+    """Return the key of the label that a placeholder asks for, None if it asks for something else."""
+    found = _LABEL.fullmatch(placeholder)
+    return next(group for group in found.groups() if group is not None) if found is not None else None
 
 
 def unknown_placeholders(text: str) -> list[str]:
     """Return the placeholders in a text that nobody can fill in: `{{.Task.Slto}}` → [".Task.Slto"]."""
-    return [name for name in _PLACEHOLDER.findall(text) if name not in PLACEHOLDERS] if "{{" in text else []
+    names = _PLACEHOLDER.findall(text) if "{{" in text else []
+    return [name for name in names if name not in PLACEHOLDERS and label_in(name) is None]

@@ -14,13 +14,12 @@ from collections.abc import Callable, Mapping
 
 from msgspec import Struct
 
-from shoal.api.grammar import PLACEHOLDERS
+from shoal.api.grammar import LABEL, PLACEHOLDERS, label_in
 
 _ACTION = re.compile(r"(?:\s*\{\{-|\{\{)\s*(.*?)\s*(?:-\}\}\s*|\}\})", re.DOTALL)
 _CALL = re.compile(r'(secret|config|env)\s+(?:"([^"\\]*)"|`([^`]*)`)')
-_LABEL = re.compile(r'\.Service\.Labels\.(\w+)|index\s+\.Service\.Labels\s+(?:"([^"\\]*)"|`([^`]*)`)')
 
-KNOWN = (*PLACEHOLDERS, ".Service.Labels.<key>", 'secret "<target>"', 'config "<target>"', 'env "<name>"')
+KNOWN = (*PLACEHOLDERS, LABEL, 'secret "<target>"', 'config "<target>"', 'env "<name>"')
 
 
 class Sources(Struct, frozen=True):
@@ -60,20 +59,16 @@ def _value(text: str, found: re.Match[str], sources: Sources) -> str:
     action = found[1]
     if action in sources.values:
         return sources.values[action]
-    if label := _LABEL.fullmatch(action):
-        return sources.labels.get(_argument(label), "")
+    if (label := label_in(action)) is not None:
+        return sources.labels.get(label, "")
     line = text.count("\n", 0, found.start(1)) + 1
     call = _CALL.fullmatch(action)
     if call is None:
         raise ValueError(f"line {line}: what stands between {{{{ and }}}} is not known; known are {', '.join(KNOWN)}")
-    argument = _argument(call, first=2)
+    argument = call[2] if call[2] is not None else call[3]
     if call[1] == "env":
         return sources.env.get(argument, "")
     try:
         return (sources.secret if call[1] == "secret" else sources.config)(argument)
     except ValueError as error:
         raise ValueError(f"line {line}: {error}") from None
-
-
-def _argument(found: re.Match[str], first: int = 1) -> str:
-    return next(group for group in found.groups()[first - 1 :] if group is not None)

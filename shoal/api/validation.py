@@ -20,6 +20,7 @@ from shoal.api.codec import encode
 from shoal.api.errors import Fault
 from shoal.api.grammar import (
     CONSTRAINT_KEYS,
+    LABEL,
     PLACEHOLDERS,
     is_known_key,
     parse_constraint,
@@ -591,7 +592,7 @@ def _placeholder_faults(spec: ServiceSpec) -> Faults:
     for path, text in _templated(spec):
         for name in unknown_placeholders(text):
             more = hint(name, PLACEHOLDERS)
-            yield Fault(path, f"found the placeholder {name!r}{more}; known are {', '.join(PLACEHOLDERS)}")
+            yield Fault(path, f"found the placeholder {name!r}{more}; known are {', '.join((*PLACEHOLDERS, LABEL))}")
 
 
 def _templated(spec: ServiceSpec) -> Iterator[tuple[str, str]]:

@@ -10,7 +10,7 @@ import pytest
 from nodeagent.engine.docker import split_reference
 from nodeagent.ports import ContainerNetwork, NetworkEndpoint
 from nodeagent.tasks.container import Around, Identity, is_of_task, make_body
-from nodeagent.tasks.expand import NodeFacts
+from nodeagent.tasks.expand import NodeFacts, expanded
 from nodeagent.tasks.images import is_fixed, registry_of
 from shoal.api import template as t
 from shoal.api.errors import TerminalError
@@ -300,6 +300,26 @@ def test_placeholders_in_hostname_and_mounts() -> None:
     (found,) = made["HostConfig"]["Mounts"]
     assert (found["Source"], found["Target"]) == ("data-3", "/data/3")
     assert found["VolumeOptions"]["Labels"] == {"n": "n1uid"}
+
+
+@pytest.mark.parametrize(
+    ("given", "made"),
+    [
+        ("A={{.Service.Labels.tier}}", "A=front"),
+        ('A={{ index .Service.Labels "com.x.team" }}', "A=ops"),
+        ("A={{index .Service.Labels `tier`}}", "A=front"),
+        ("A={{.Service.Labels.none}}!", "A=!"),
+        ("A={{.Service.Labels}}", "A=map[com.x.team:ops tier:front]"),
+    ],
+)
+def test_labels_of_the_service_are_placeholders_too(given: str, made: str) -> None:
+    mount = t.Mount(MountType.VOLUME, "/data", "data-{{.Service.Labels.tier}}")
+    service = make_service(env=(given,), hostname="{{.Service.Labels.tier}}-1", mounts=(mount,))
+    task = make_task(service, 3, node=NODE)
+    labels = {"tier": "front", "com.x.team": "ops"}
+    task = msgspec.structs.replace(task, metadata=msgspec.structs.replace(task.metadata, labels=labels))
+    template = expanded(task, NodeFacts())
+    assert (template.env, template.hostname, template.mounts[0].source) == ((made,), "front-1", "data-front")
 
 
 def test_an_unknown_placeholder_is_named() -> None:
