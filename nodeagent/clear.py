@@ -1,6 +1,6 @@
 """Takes from a host what Shoal made on it: `python -m nodeagent.clear --node UID`, when the host leaves its swarm.
 
-The node's task containers, then their secrets and the networks they were on, then the rules. Whatever others made
+The node's task containers, then their secrets and the networks they were on, then tunnels and rules. Whatever others made
 stays. It may be run again after a crash.
 """
 
@@ -14,14 +14,13 @@ from typing import Final
 import anyio
 import click
 import structlog
-from anyio import CapacityLimiter
+from anyio import CapacityLimiter, to_thread
 
 from nodeagent.engine.contract import Engine
 from nodeagent.engine.docker import DockerEngine
 from nodeagent.mounts.files import TaskFiles
-from nodeagent.network import commands
+from nodeagent.network import commands, netlink, rules
 from nodeagent.network.docker_networks import OURS
-from nodeagent.network.rules import TABLE
 from nodeagent.tasks.container import NODE_LABEL
 from shoal.api.errors import EngineError
 from shoal.machinery.process import Health, ProcessOptions, process_options, run_process
@@ -94,8 +93,9 @@ async def clear(engine: Engine, node: str, run_dir: Path) -> None:
 
 
 async def clear_rules() -> None:
-    """Remove our packet rules; DataplaneError if the kernel does not let us."""
-    await commands.apply_nft(f"table {TABLE} {{}}\ndelete table {TABLE}\n")
+    """Remove our tunnels and packet rules; DataplaneError if the kernel does not let us."""
+    await to_thread.run_sync(netlink.drop_tunnels)
+    await commands.apply_nft(rules.clear())
     await commands.remove_forwarding()
 
 

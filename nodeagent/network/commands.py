@@ -39,13 +39,20 @@ async def ensure_forwarding() -> None:
     """Let published connections into our bridges past Docker's FORWARD policy, which drops what it does not know.
 
     An accept in a table of ours does not outvote that policy, so one rule of ours, known by its comment, lies in
-    DOCKER-USER. It admits connections that were translated on the way (published ports), and no others.
+    DOCKER-USER. It admits connections that were translated on the way (published ports and virtual IPs), and no others.
     """
+    await _ensure_bridge_netfilter()
     _set("/proc/sys/net/ipv4/ip_forward")
     try:
         await run(("iptables", "-w", "-C", "DOCKER-USER", *_MESH_RULE))
     except DataplaneError:
         await run(("iptables", "-w", "-I", "DOCKER-USER", *_MESH_RULE))
+
+
+async def _ensure_bridge_netfilter() -> None:
+    """Have packet rules see what bridges forward; each bridge of ours asks for it, and the kernel must be able to."""
+    if not Path("/proc/sys/net/bridge").exists():
+        await run(("modprobe", "br_netfilter"))
 
 
 async def remove_forwarding() -> None:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface
 
 from nodeagent.engine.contract import EngineNetwork
-from shoal.api.meta import Ref
 from shoal.api.objects import Attachment, Network
+from shoal.rules.networks import DEFAULT_MTU
 
 BRIDGE_PREFIX = "shb-"
 """Every bridge of ours starts with it; interface names have at most 15 characters."""
@@ -21,9 +21,6 @@ BRIDGE_OPTION = "com.docker.network.bridge.name"
 
 OURS = {"shoal.managed": "network"}
 """The label that every Docker network of ours carries."""
-
-OVERLAY_MTU = 1450
-"""Bytes: Ethernet's 1500 less VXLAN's 50, so that nothing changes for containers when a second host joins."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +34,8 @@ class DockerNetwork:
     subnet: str
     gateway: str
     internal: bool = False
+    mtu: int = DEFAULT_MTU
+    """Bytes."""
 
     def labels(self) -> dict[str, str]:
         """What tells our network, and that it is still the one wanted."""
@@ -51,15 +50,22 @@ class DockerNetwork:
             "IPAM": {"Config": [{"Subnet": self.subnet, "Gateway": self.gateway}]},
             "Options": {
                 BRIDGE_OPTION: self.bridge,
-                "com.docker.network.driver.mtu": str(OVERLAY_MTU),
+                "com.docker.network.driver.mtu": str(self.mtu),
             },
             "Labels": self.labels(),
         }
 
 
-def docker_name(network: Ref) -> str:
-    """Docker's name of a network: `shoal-ingress`."""
-    return f"shoal-{network.name}"
+def docker_name(network: Network) -> str:
+    """Docker's name of a network: `shoal-ingress`, `shoal-net-front.x3k9a`.
+
+    Docker takes a container's default route from the network whose name comes first in the alphabet, and replies to the
+    mesh's clients must leave by the ingress network: its name comes before all others. The uid tells a network from
+    one of the same name that was deleted, whose last container may still be here.
+    """
+    if network.spec.ingress:
+        return "shoal-ingress"
+    return f"shoal-net-{network.metadata.name}.{network.metadata.uid[:5]}"
 
 
 def bridge_name(uid: str) -> str:
@@ -94,9 +100,10 @@ def _make(network: Network, address: str) -> DockerNetwork:
     interface = IPv4Interface(address)
     return DockerNetwork(
         uid=uid,
-        name=docker_name(Ref(network.metadata.name, uid)),
+        name=docker_name(network),
         bridge=bridge_name(uid),
         subnet=str(interface.network),
         gateway=str(interface.ip),
         internal=network.spec.internal,
+        mtu=network.status.mtu or DEFAULT_MTU,
     )

@@ -1,28 +1,32 @@
 """Brings a node's kernel and engine to what its assignments say of the network.
 
-The order is: bridges, then forwarding, then rules; a container is created only after its bridge exists, and a rule
-leads only to addresses whose bridge exists. If we die between two of them the next pass starts from what is there:
-every step compares before it acts, and rules are replaced in one transaction.
+The order is: bridges, then tunnels with their entries, then rules; a container is created only after all three are there
+for its networks, and a rule leads only to addresses that entries lead to. If we die between two of them the next pass
+starts from what is there: every step compares before it acts, and rules are replaced in one transaction.
 
-Rules and bridges outlive this process on purpose: containers go on serving while the agent is away.
+Rules, tunnels and bridges outlive this process on purpose: containers go on serving while the agent is away, and while the
+engine is, too: what is not its business is brought up to date without it.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 import anyio
 import structlog
+from anyio import to_thread
 
 from nodeagent.assignments import Assignments
 from nodeagent.engine.contract import Engine, EngineNetwork
-from nodeagent.network import commands, rules
-from nodeagent.network.docker_networks import OURS, DockerNetwork, abandoned, docker_name, wanted
+from nodeagent.network import commands, netlink, rules
+from nodeagent.network.docker_networks import OURS, DockerNetwork, abandoned, wanted
+from nodeagent.network.overlay import Overlay, changes, overlays
 from nodeagent.ports import ContainerNetwork, NetworkEndpoint
 from shoal.api.errors import EngineError
-from shoal.api.objects import Attachment, Backend, Network, ServiceEndpoint, Task
+from shoal.api.objects import Attachment, Backend, ClusterSpec, Network, ServiceEndpoint, Task
 from shoal.api.states import Protocol
 
 log = structlog.get_logger()
@@ -30,8 +34,31 @@ log = structlog.get_logger()
 BRIDGE_WAIT_S = 30.0
 """Seconds a task waits for its network to exist on the node. Source: Swarm waits as long for node attachments."""
 
-REWRITE_AFTER_S = 20.0
-"""Seconds after which bridges are looked at and rules written anew though nothing changed: mends what hands altered."""
+CHECK_AFTER_S = 20.0
+"""Seconds after which everything is compared with engine and kernel though nothing changed: mends what hands altered."""
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What the assignments say of the network, by kind."""
+
+    networks: tuple[Network, ...]
+    attachments: tuple[Attachment, ...]
+    backends: tuple[Backend, ...]
+    endpoints: tuple[ServiceEndpoint, ...]
+    port: int
+    """UDP port of all tunnels."""
+
+    @staticmethod
+    def by(assignments: Assignments) -> _Told:
+        cluster = assignments.cluster()
+        return _Told(
+            networks=tuple(assignments.of(Network).values()),
+            attachments=tuple(assignments.of(Attachment).values()),
+            backends=tuple(assignments.of(Backend).values()),
+            endpoints=tuple(assignments.of(ServiceEndpoint).values()),
+            port=(cluster.spec if cluster is not None else ClusterSpec()).data_path_port,
+        )
 
 
 class NodeNetwork:
@@ -39,7 +66,16 @@ class NodeNetwork:
 
     def __init__(self, engine: Engine, node_uid: str) -> None:
         self._engine, self._node_uid = engine, node_uid
-        self._bridges: dict[str, DockerNetwork] = {}
+        self._wanted: dict[str, DockerNetwork] = {}
+        """What this node is attached to, by network uid."""
+        self._ready: dict[str, DockerNetwork] = {}
+        """Those of them whose bridge, entries and rules are in force."""
+        self._troubles: dict[str, str] = {}
+        """Why the engine could not make a network, by its uid."""
+        self._is_engine_asked = False
+        """The engine's networks are as wanted, as far as it could be asked."""
+        self._overlays: Mapping[str, Overlay] | None = None
+        """What the kernel's tunnels are; None = not known, and they are read."""
         self._picture: rules.Picture | None = None
         """What the rules say; None = they are not known, and are written anew."""
         self._served: rules.Picture | None = None
@@ -52,50 +88,78 @@ class NodeNetwork:
 
     async def prepare(self, task: Task) -> ContainerNetwork:
         """Wait until the task's networks exist here; EngineError (temporary) if they do not within BRIDGE_WAIT_S."""
-        needed = {docker_name(address.network) for address in task.spec.addresses}
+        needed = {address.network.uid: address.network.name for address in task.spec.addresses}
         with anyio.move_on_after(BRIDGE_WAIT_S):
-            while needed - self._bridges.keys():
+            while needed.keys() - self._ready.keys():
                 await self._changed.wait()
-        if missing := needed - self._bridges.keys():
-            raise EngineError(f"network {', '.join(sorted(missing))} is not ready on this node", temporary=True)
+        if missing := sorted(needed.keys() - self._ready.keys()):
+            why = "; ".join(self._troubles[uid] for uid in missing if uid in self._troubles)
+            names = ", ".join(sorted(needed[uid] for uid in missing))
+            raise EngineError(f"network {names} is not ready on this node{why and f': {why}'}", temporary=True)
         return ContainerNetwork(
             endpoints=tuple(
-                NetworkEndpoint(docker_name(address.network), address.address.split("/")[0], address.mac)
-                for address in task.spec.addresses
+                NetworkEndpoint(self._ready[one.network.uid].name, one.address.split("/")[0], one.mac)
+                for one in task.spec.addresses
             )
         )
 
     async def program(self, assignments: Assignments) -> None:
+        if not assignments.objects:
+            return  # nothing is known: what is in force stays
+        told = _Told.by(assignments)
         async with self._lock:
-            if anyio.current_time() - self._checked_at > REWRITE_AFTER_S:
-                self._picture = None
-            networks = assignments.of(Network)
-            await self._ensure_bridges(wanted(networks.values(), assignments.of(Attachment).values(), self._node_uid))
-            await self._ensure_rules(self._desired(networks, assignments))
+            self._forget_what_is_old()
+            found = wanted(told.networks, told.attachments, self._node_uid)
+            await self._ensure_bridges({network.uid: network for network in found})
+            interfaces = _interfaces()
+            here = tuple(network for network in found if network.bridge in interfaces)
+            await self._ensure_tunnels(here, told)
+            await self._ensure_rules(self._desired(here, told))
+            self._announce(here)
 
     async def cleanup(self) -> None:
         async with self._lock:
-            for name in (await self._existing()).keys() - self._bridges.keys():
-                await self._remove_unused(name)
+            await self._remove_unwanted((await self._existing()).values())
+
+    def _forget_what_is_old(self) -> None:
+        if anyio.current_time() - self._checked_at > CHECK_AFTER_S:
+            self._picture = self._overlays = None
+            self._is_engine_asked = False
+            self._checked_at = anyio.current_time()
+
+    def _announce(self, here: Iterable[DockerNetwork]) -> None:
+        self._ready = {network.uid: network for network in here if network.uid not in self._troubles}
+        self._changed.set()
+        self._changed = anyio.Event()
 
     async def _existing(self) -> dict[str, EngineNetwork]:
         return {network.name: network for network in await self._engine.networks(OURS)}
 
-    async def _ensure_bridges(self, networks: tuple[DockerNetwork, ...]) -> None:
-        needed = {network.name: network for network in networks}
-        if needed == self._bridges and self._picture is not None:
+    async def _ensure_bridges(self, networks: dict[str, DockerNetwork]) -> None:
+        """Have the engine make what is missing. One network it refuses, or its absence, keeps nothing else waiting."""
+        if networks == self._wanted and self._is_engine_asked and not self._troubles:
             return
-        existing = await self._existing()
-        for bridge in abandoned(_interfaces(), existing.values()):
+        self._wanted, self._is_engine_asked, self._troubles = networks, False, {}
+        try:
+            existing = await self._existing()
+        except EngineError as error:
+            log.debug("bridge_kept", reason=str(error))
+            return
+        await self._remove_strays(existing.values())
+        if any(not _fits(network, existing.get(network.name)) for network in networks.values()):
+            await self._remove_unwanted(existing.values())
+        for network in networks.values():
+            try:
+                await self._ensure_bridge(network, existing.get(network.name))
+            except EngineError as error:
+                self._troubles[network.uid] = str(error)
+                log.warning("bridge_not_created", network=network.name, reason=str(error))
+        self._is_engine_asked = True
+
+    async def _remove_strays(self, existing: Collection[EngineNetwork]) -> None:
+        for bridge in abandoned(_interfaces(), existing):
             await commands.delete_link(bridge)
             log.info("bridge_removed", bridge=bridge, reason="no network of the engine has it")
-        for network in networks:
-            await self._ensure_bridge(network, existing.get(network.name))
-        if networks:
-            await commands.ensure_forwarding()
-        self._bridges = needed
-        self._changed.set()
-        self._changed = anyio.Event()
 
     async def _ensure_bridge(self, network: DockerNetwork, existing: EngineNetwork | None) -> None:
         if existing is not None and not _fits(network, existing):
@@ -106,30 +170,51 @@ class NodeNetwork:
             log.info("bridge_created", network=network.name, bridge=network.bridge, gateway=network.gateway)
         commands.allow_loopback_clients(network.bridge)
 
-    async def _remove_unused(self, name: str) -> None:
-        try:
-            await self._engine.remove_network(name)
-            log.info("bridge_removed", network=name)
-        except EngineError as error:
-            log.debug("bridge_kept", network=name, error=str(error))
+    async def _remove_unwanted(self, existing: Iterable[EngineNetwork]) -> None:
+        """Remove the networks that this node is not attached to any more; one with containers on it stays."""
+        names = {network.name for network in self._wanted.values()}
+        for network in existing:
+            if network.name in names:
+                continue
+            try:
+                await self._engine.remove_network(network.name)
+                log.info("bridge_removed", network=network.name)
+            except EngineError as error:
+                log.debug("bridge_kept", network=network.name, reason=str(error))
 
-    def _desired(self, networks: Mapping[str, Network], assignments: Assignments) -> rules.Picture:
-        uid = next((network.metadata.uid for network in networks.values() if network.spec.ingress), "")
-        bridges = tuple((b.bridge, b.subnet) for b in self._bridges.values() if b.uid == uid)
-        if not bridges:
-            return rules.Picture()
-        # Another node's bridge is out of reach until tunnels lead there: a port leads to the tasks of its own node.
-        near = [b for b in assignments.of(Backend).values() if b.spec.node.uid == self._node_uid]
-        ports = rules.published_ports(assignments.of(ServiceEndpoint).values(), near, uid)
-        return rules.Picture(ports, bridges)
+    async def _ensure_tunnels(self, here: Collection[DockerNetwork], told: _Told) -> None:
+        uids = {network.uid for network in here}
+        networks = tuple(network for network in told.networks if network.metadata.uid in uids)
+        want = overlays(networks, told.attachments, told.backends, told.endpoints, self._node_uid, told.port)
+        have = self._overlays if self._overlays is not None else await to_thread.run_sync(netlink.read)
+        if todo := changes(have, want):
+            self._overlays = None
+            await to_thread.run_sync(netlink.apply, todo)
+            log.debug("tunnels_changed", changes=len(todo))
+        self._overlays = want
+
+    def _desired(self, here: Iterable[DockerNetwork], told: _Told) -> rules.Picture:
+        bridges = {network.uid: network.bridge for network in here}
+        ingress = next((n.metadata.uid for n in told.networks if n.spec.ingress and n.metadata.uid in bridges), "")
+        return rules.Picture(
+            ports=rules.published_ports(told.endpoints, told.backends, ingress) if ingress else {},
+            vips=rules.virtual_ips(told.endpoints, told.backends, bridges),
+            bridges=tuple(sorted((network.bridge, network.subnet) for network in here)),
+            peers=rules.peers(told.attachments, ingress, self._node_uid) if ingress else {},
+            near=rules.near_addresses(told.backends, self._node_uid),
+        )
 
     async def _ensure_rules(self, picture: rules.Picture) -> None:
+        """Ports of containers turn back before a rule can send a container to itself."""
         old = self._picture
+        if picture.bridges and (old is None or not old.bridges):
+            await commands.ensure_forwarding()
+        if old is None or picture.near - old.near:
+            await to_thread.run_sync(netlink.turn_back, tuple(bridge for bridge, _ in picture.bridges))
         script = rules.full(picture) if old is None else rules.delta(old, picture)
         if script:
+            self._picture = None
             await commands.apply_nft(script)
-        if old is None:
-            self._checked_at = anyio.current_time()
         self._picture = picture
         await self._forget_flows(picture)
 
@@ -145,10 +230,11 @@ class NodeNetwork:
             self._stale_flows.discard(address)
 
 
-def _fits(network: DockerNetwork, existing: EngineNetwork) -> bool:
+def _fits(network: DockerNetwork, existing: EngineNetwork | None) -> bool:
     """Is the Docker network the wanted one, with its bridge in the kernel?"""
     return (
-        network.subnet in existing.subnets
+        existing is not None
+        and network.subnet in existing.subnets
         and network.labels().items() <= existing.labels.items()
         and network.bridge in _interfaces()
     )

@@ -1,13 +1,23 @@
-"""The published ports of a node as nftables rules. Pure.
+"""A node's packet rules: published ports, virtual IPs, and the way back to the mesh's clients. Pure.
 
-A packet to a published port is sent to one ready backend, round robin per connection:
+A connection to a published port, or to a virtual IP, is sent to one ready backend, round robin:
 
-    prerouting/output   is it for this host?  protocol . port ──► chain of that port ──► dnat to a backend
-    postrouting         a client on this host's loopback, or inside the mesh network, gets a source that can answer
-    guard               nobody on a mesh bridge reaches the host's loopback, which route_localnet would allow
+    prerouting   from one of our bridges to a virtual IP of its network?   bridge . address ──► chain ──► dnat
+                 for this host?   protocol . port ──► chain of that port ──► dnat to a backend
+    output       the same for the host's own clients of published ports
+    postrouting  a client on the host's loopback, or one that is its own backend, gets a source that can answer
+    forward      a virtual IP without a ready backend refuses
+    guard        nobody on our bridges reaches the host's loopback, which route_localnet would allow
 
-Each published port has a chain of its own and one element in the map, so a changed backend rewrites one chain.
-`full` gives the whole table, `delta` the commands from one picture to the next; both are applied in one transaction.
+Clients keep their address, so a backend on another node than the one a client came to would answer it directly, from an
+address the client never asked. Therefore a node notes who brought a connection over the tunnel, and hands the replies back
+to that node's bridge:
+
+    marks        a new connection from a node's bridge (its MAC) is marked with that node's number; replies carry it
+    back         (family bridge) a marked frame is addressed to the bridge of the node with that number
+
+Each port and each virtual IP has a chain of its own and one element in a map, so a changed backend rewrites one chain.
+`full` gives the whole tables, `delta` the commands from one picture to the next; both are applied in one transaction.
 Source: the shape (verdict map, chain per port) is kube-proxy's nftables mode.
 """
 
@@ -18,13 +28,64 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import NamedTuple
 
-from shoal.api.objects import Backend, ServiceEndpoint
+from shoal.api.objects import Attachment, Backend, ServiceEndpoint
 from shoal.api.states import Protocol, PublishMode
 
 TABLE = "ip shoal"
 
+BRIDGE_TABLE = "bridge shoal"
+
 BEFORE_DOCKER = -110
 """Hook priority: Docker translates at -100, and the first translation of a connection wins."""
+
+MARK = 0x53480000
+"""Marks of ours: these upper 16 bits, and a node's number (1-65535) in the lower ones."""
+
+MARK_MASK = 0xFFFF0000
+
+_FRAME = f"""\
+table {TABLE} {{}}
+delete table {TABLE}
+table {BRIDGE_TABLE} {{}}
+delete table {BRIDGE_TABLE}
+table {TABLE} {{
+  map ports {{ type inet_proto . inet_service : verdict; }}
+  map vips {{ type ifname . ipv4_addr : verdict; }}
+  set idle {{ type ifname . ipv4_addr; }}
+  set bridges {{ type ifname; }}
+  set hairpins {{ type ipv4_addr . ipv4_addr; }}
+  map peers {{ type ether_addr : mark; }}
+  chain prerouting {{ type nat hook prerouting priority {BEFORE_DOCKER}; policy accept;
+    iifname . ip daddr vmap @vips
+    fib daddr type local meta l4proto . th dport vmap @ports
+  }}
+  chain output {{ type nat hook output priority {BEFORE_DOCKER}; policy accept;
+    fib daddr type local meta l4proto . th dport vmap @ports
+  }}
+  chain postrouting {{ type nat hook postrouting priority 90; policy accept;
+    oifname @bridges ct status dnat ip saddr 127.0.0.0/8 masquerade
+    oifname @bridges ct status dnat ip saddr . ip daddr @hairpins masquerade
+  }}
+  chain forward {{ type filter hook forward priority -10; policy accept;
+    iifname . ip daddr @idle meta l4proto tcp reject with tcp reset
+    iifname . ip daddr @idle reject with icmp type host-unreachable
+  }}
+  chain guard {{ type filter hook prerouting priority -300; policy accept;
+    iifname @bridges ip daddr 127.0.0.0/8 drop
+  }}
+  chain marks {{ type filter hook prerouting priority -150; policy accept;
+    iifname @bridges ct state new ct mark set ether saddr map @peers
+    iifname @bridges ct direction reply ct mark & {MARK_MASK:#x} == {MARK:#x} meta mark set ct mark
+  }}
+}}
+table {BRIDGE_TABLE} {{
+  map ways {{ type mark : ether_addr; }}
+  chain back {{ type filter hook prerouting priority 10; policy accept;
+    meta mark & {MARK_MASK:#x} == {MARK:#x} ether daddr set meta mark map @ways meta mark set 0
+  }}
+}}
+"""
+"""Everything that is the same on every node. Bridge netfilter, at priority 0, comes before `back` and lends it the mark."""
 
 
 class PortKey(NamedTuple):
@@ -36,18 +97,38 @@ class PortKey(NamedTuple):
         return f"{self.protocol}-{self.published}"
 
 
+class VipKey(NamedTuple):
+    bridge: str
+    """Whose containers may use it."""
+    address: IPv4Address
+
+    @property
+    def chain(self) -> str:
+        return f"{self.bridge}-{self.address}"
+
+
 class Target(NamedTuple):
     address: IPv4Address
-    port: int
+    port: int = 0
+    """0 = the one the client asked."""
+    only: str = ""
+    """The one address of the host that leads there; "" = all."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """What the rules say: the targets of each published port, and the mesh networks' bridges and subnets."""
+    """What the rules say."""
 
     ports: Mapping[PortKey, tuple[Target, ...]] = field(default_factory=dict)
+    """The targets of each published port that has any."""
+    vips: Mapping[VipKey, tuple[Target, ...]] = field(default_factory=dict)
+    """The targets of each virtual IP; it may have none."""
     bridges: tuple[tuple[str, str], ...] = ()
-    """(bridge interface, subnet) of each network that published ports lead to, sorted."""
+    """(bridge interface, subnet) of each of our networks here, sorted."""
+    peers: Mapping[int, str] = field(default_factory=dict)
+    """Node number → the MAC of that node's bridge on the ingress network, for each other node."""
+    near: frozenset[IPv4Address] = frozenset()
+    """Ready backends on this node: they may ask for a service and be sent to themselves."""
 
 
 def published_ports(
@@ -57,105 +138,161 @@ def published_ports(
 
     A port without targets needs no rule: the host then refuses the connection by itself.
     """
-    addresses: dict[str, list[IPv4Address]] = {}
-    for backend in backends:
-        if backend.status.ready:
-            addresses.setdefault(backend.spec.service.uid, []).extend(
-                IPv4Interface(address.address).ip
-                for address in backend.spec.addresses
-                if address.network.uid == network_uid
-            )
+    ready = _ready(backends)
     ports: dict[PortKey, tuple[Target, ...]] = {}
     for endpoint in endpoints:
-        ready = sorted(addresses.get(endpoint.spec.service.uid, ()))
-        for port in endpoint.spec.ports if ready else ():
+        addresses = ready.get((endpoint.spec.service.uid, network_uid), ())
+        for port in endpoint.spec.ports if addresses else ():
             if port.mode is PublishMode.INGRESS and port.published:
                 key = PortKey(port.protocol, port.published)
-                ports[key] = tuple(Target(address, port.target) for address in ready)
+                ports[key] = tuple(Target(address, port.target, port.address) for address in sorted(addresses))
     return ports
 
 
+def virtual_ips(
+    endpoints: Iterable[ServiceEndpoint], backends: Iterable[Backend], bridges: Mapping[str, str]
+) -> dict[VipKey, tuple[Target, ...]]:
+    """Return the targets of every virtual IP on the networks in `bridges` (uid → interface), sorted by address."""
+    ready = _ready(backends)
+    vips: dict[VipKey, tuple[Target, ...]] = {}
+    for endpoint in endpoints:
+        for on in endpoint.spec.networks:
+            bridge = bridges.get(on.network.uid)
+            if bridge and on.vip:
+                addresses = ready.get((endpoint.spec.service.uid, on.network.uid), ())
+                key = VipKey(bridge, IPv4Interface(on.vip).ip)
+                vips[key] = tuple(Target(address) for address in sorted(addresses))
+    return vips
+
+
+def _ready(backends: Iterable[Backend]) -> dict[tuple[str, str], list[IPv4Address]]:
+    """Return the addresses of ready backends by (service uid, network uid)."""
+    found: dict[tuple[str, str], list[IPv4Address]] = {}
+    for backend in backends:
+        if backend.status.ready:
+            for one in backend.spec.addresses:
+                key = (backend.spec.service.uid, one.network.uid)
+                found.setdefault(key, []).append(IPv4Interface(one.address).ip)
+    return found
+
+
+def near_addresses(backends: Iterable[Backend], node_uid: str) -> frozenset[IPv4Address]:
+    """Return every address of the ready backends on a node."""
+    return frozenset(
+        IPv4Interface(one.address).ip
+        for backend in backends
+        if backend.status.ready and backend.spec.node.uid == node_uid
+        for one in backend.spec.addresses
+    )
+
+
+def peers(attachments: Iterable[Attachment], network_uid: str, node_uid: str) -> dict[int, str]:
+    """Return the other nodes on the ingress network: number → MAC of their bridge."""
+    return {
+        attachment.spec.number: attachment.spec.mac
+        for attachment in attachments
+        if attachment.spec.network.uid == network_uid
+        and attachment.spec.node.uid != node_uid
+        and not attachment.spec.container
+        and attachment.spec.number
+        and attachment.spec.mac
+    }
+
+
 def full(picture: Picture) -> str:
-    """Return the script that replaces the whole table, whatever was there."""
-    lines = [f"table {TABLE} {{}}", f"delete table {TABLE}", f"table {TABLE} {{"]
-    lines += [
-        "  map ports { type inet_proto . inet_service : verdict; }",
-        f"  chain prerouting {{ type nat hook prerouting priority {BEFORE_DOCKER}; policy accept;",
-        "    fib daddr type local meta l4proto . th dport vmap @ports",
-        "  }",
-        f"  chain output {{ type nat hook output priority {BEFORE_DOCKER}; policy accept;",
-        "    fib daddr type local meta l4proto . th dport vmap @ports",
-        "  }",
-        "  chain postrouting { type nat hook postrouting priority 90; policy accept;",
-        *(f"    {rule}" for rule in _masquerades(picture)),
-        "  }",
-        "  chain guard { type filter hook prerouting priority -300; policy accept;",
-        *(f'    iifname "{bridge}" ip daddr 127.0.0.0/8 drop' for bridge, _ in picture.bridges),
-        "  }",
-        "}",
-    ]
-    for key in sorted(picture.ports):
-        lines += _port(key, picture.ports[key])
-    return "\n".join(lines) + "\n"
+    """Return the script that replaces the whole tables, whatever was there."""
+    return _FRAME + delta(Picture(), picture)
 
 
 def delta(old: Picture, new: Picture) -> str:
-    """Return the commands that turn `old` into `new`, "" if nothing changed; only what changed is named."""
-    if old.bridges != new.bridges:
-        return full(new)
-    lines: list[str] = []
-    for key in sorted(old.ports.keys() - new.ports.keys()):
-        lines += [
-            f"delete element {TABLE} ports {{ {key.protocol} . {key.published} }}",
-            f"flush chain {TABLE} {key.chain}",
-            f"delete chain {TABLE} {key.chain}",
-        ]
-    for key in sorted(new.ports):
-        if key not in old.ports:
-            lines += _port(key, new.ports[key])
-        elif old.ports[key] != new.ports[key]:
-            lines += [f"flush chain {TABLE} {key.chain}", f"add rule {TABLE} {key.chain} {_dnat(new.ports[key])}"]
-    return "".join(line + "\n" for line in lines)
+    """Return the commands that turn `old` into `new`, "" if nothing changed; only what changed is named.
+
+    Elements go before the chains they lead to, and come after them.
+    """
+    had, has = _elements(old), _elements(new)
+    chains, wanted = _chains(old), _chains(new)
+    lines = [_command("delete", name, _stale(had[name], has[name], with_data=False)) for name in had]
+    for chain in sorted(chains.keys() - wanted.keys()):
+        lines += [f"flush chain {TABLE} {chain}", f"delete chain {TABLE} {chain}"]
+    for chain in sorted(wanted):
+        if chain not in chains:
+            lines += [f"add chain {TABLE} {chain}", f"add rule {TABLE} {chain} {wanted[chain]}"]
+        elif chains[chain] != wanted[chain]:
+            lines += [f"flush chain {TABLE} {chain}", f"add rule {TABLE} {chain} {wanted[chain]}"]
+    lines += [_command("add", name, _stale(has[name], had[name], with_data=True)) for name in has]
+    return "".join(f"{line}\n" for line in lines if line)
+
+
+def clear() -> str:
+    """Return the script that removes everything of ours."""
+    return "".join(f"table {table} {{}}\ndelete table {table}\n" for table in (TABLE, BRIDGE_TABLE))
 
 
 def vanished(old: Picture, new: Picture, protocol: Protocol = Protocol.UDP) -> frozenset[IPv4Address]:
-    """Return addresses that no port of a protocol leads to any more: their tracked flows must be forgotten."""
+    """Return addresses that no port of a protocol and no virtual IP leads to any more: their flows must be forgotten."""
     return _addresses(old, protocol) - _addresses(new, protocol)
 
 
 def strangers(
     tracked: Iterable[IPv4Address], picture: Picture, protocol: Protocol = Protocol.UDP
 ) -> frozenset[IPv4Address]:
-    """Return addresses of the mesh that flows are tracked to although no port of the protocol leads there."""
+    """Return addresses of our networks that flows are tracked to although nothing of the protocol leads there."""
     subnets = [IPv4Network(subnet) for _, subnet in picture.bridges]
     ours = {address for address in tracked if any(address in subnet for subnet in subnets)}
     return frozenset(ours) - _addresses(picture, protocol)
 
 
 def _addresses(picture: Picture, protocol: Protocol) -> frozenset[IPv4Address]:
-    return frozenset(
-        target.address for key, targets in picture.ports.items() if key.protocol is protocol for target in targets
-    )
+    published = (targets for key, targets in picture.ports.items() if key.protocol is protocol)
+    return frozenset(target.address for targets in (*published, *picture.vips.values()) for target in targets)
 
 
-def _masquerades(picture: Picture) -> list[str]:
+def _elements(picture: Picture) -> dict[str, dict[str, str]]:
+    """Return what each set and map holds: key → data, "" in a set."""
+    served = [key for key, targets in picture.vips.items() if targets]
+    return {
+        f"{TABLE} ports": {f"{key.protocol} . {key.published}": f"goto {key.chain}" for key in picture.ports},
+        f"{TABLE} vips": {_vip(key): f"goto {key.chain}" for key in served},
+        f"{TABLE} idle": {_vip(key): "" for key, targets in picture.vips.items() if not targets},
+        f"{TABLE} bridges": {f'"{bridge}"': "" for bridge, _ in picture.bridges},
+        f"{TABLE} hairpins": {f"{address} . {address}": "" for address in picture.near},
+        f"{TABLE} peers": {mac: f"{MARK | number:#x}" for number, mac in picture.peers.items()},
+        f"{BRIDGE_TABLE} ways": {f"{MARK | number:#x}": mac for number, mac in picture.peers.items()},
+    }
+
+
+def _vip(key: VipKey) -> str:
+    return f'"{key.bridge}" . {key.address}'
+
+
+def _stale(here: Mapping[str, str], there: Mapping[str, str], *, with_data: bool) -> list[str]:
+    """Return the elements that are only here, or have other data there."""
     return [
-        f'oifname "{bridge}" ct status dnat ip saddr {{ 127.0.0.0/8, {subnet} }} masquerade'
-        for bridge, subnet in picture.bridges
+        f"{key} : {here[key]}" if with_data and here[key] else key
+        for key in sorted(here)
+        if key not in there or there[key] != here[key]
     ]
 
 
-def _port(key: PortKey, targets: tuple[Target, ...]) -> list[str]:
-    return [
-        f"add chain {TABLE} {key.chain}",
-        f"add rule {TABLE} {key.chain} {_dnat(targets)}",
-        f"add element {TABLE} ports {{ {key.protocol} . {key.published} : goto {key.chain} }}",
-    ]
+def _command(verb: str, name: str, elements: list[str]) -> str:
+    return f"{verb} element {name} {{ {', '.join(elements)} }}" if elements else ""
 
 
-def _dnat(targets: tuple[Target, ...]) -> str:
+def _chains(picture: Picture) -> dict[str, str]:
+    """Return the rule of each chain: of published ports, and of virtual IPs that have targets."""
+    rules = {key.chain: _port_rule(targets) for key, targets in picture.ports.items()}
+    return rules | {key.chain: f"dnat to {_choice(targets)}" for key, targets in picture.vips.items() if targets}
+
+
+def _port_rule(targets: tuple[Target, ...]) -> str:
+    only = f"ip daddr {targets[0].only} " if targets[0].only else ""
     port = targets[0].port
+    separator = ":" if len(targets) == 1 else " : "
+    return f"{only}meta l4proto {{ tcp, udp }} dnat to {_choice(targets)}{separator}{port}"
+
+
+def _choice(targets: tuple[Target, ...]) -> str:
     if len(targets) == 1:
-        return f"meta l4proto {{ tcp, udp }} dnat to {targets[0].address}:{port}"
+        return str(targets[0].address)
     choices = ", ".join(f"{index} : {target.address}" for index, target in enumerate(targets))
-    return f"meta l4proto {{ tcp, udp }} dnat to numgen inc mod {len(targets)} map {{ {choices} }} : {port}"
+    return f"numgen inc mod {len(targets)} map {{ {choices} }}"

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address
 import pytest
 
 from nodeagent.engine.fake import FakeEngine
-from nodeagent.network import commands
+from nodeagent.network import commands, netlink
 from nodeagent.network.network import NodeNetwork
 from nodeagent.network.rules import Picture, PortKey, Target, strangers
 from shoal.api.errors import DataplaneError
@@ -32,6 +32,9 @@ class Kernel:
     async def apply_nft(self, script: str) -> None:
         pass
 
+    async def ensure_forwarding(self) -> None:
+        pass
+
     async def udp_flow_targets(self) -> frozenset[IPv4Address]:
         return frozenset(self.tracked)
 
@@ -44,8 +47,9 @@ class Kernel:
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     made = Kernel([ONE, TWO])
-    for name in ("apply_nft", "udp_flow_targets", "forget_udp_flows"):
+    for name in ("apply_nft", "udp_flow_targets", "forget_udp_flows", "ensure_forwarding"):
         monkeypatch.setattr(commands, name, getattr(made, name))
+    monkeypatch.setattr(netlink, "turn_back", lambda bridges: ())
     return made
 
 

@@ -1,0 +1,213 @@
+"""Reads and changes the kernel's links, forwarding and neighbour entries. Only importer of pyroute2.
+
+Every call takes milliseconds and blocks: call it from a worker thread. What the kernel refuses is a DataplaneError. Every
+change may be repeated: what is there already is replaced, what is gone already is fine.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from nodeagent.network.overlay import (
+    TUNNEL_PREFIX,
+    Change,
+    DropFarEnd,
+    DropNeighbour,
+    DropTunnel,
+    DropWay,
+    FarEnd,
+    MakeTunnel,
+    MendTunnel,
+    Neighbour,
+    Overlay,
+    SetFarEnd,
+    SetNeighbour,
+    SetWay,
+    Tunnel,
+)
+from shoal.api.errors import DataplaneError
+
+_PERMANENT: Final = 0x80
+_NO_ARP: Final = 0x40
+_SELF: Final = 0x02
+_MASTER: Final = 0x04
+"""NUD_ and NTF_ numbers of linux/neighbour.h: `permanent`, `static`, the device's own table, its bridge's."""
+
+_GONE: Final = frozenset({errno.ENOENT, errno.ENODEV, errno.ESRCH, errno.EADDRNOTAVAIL})
+"""How the kernel says that what should be removed is not there."""
+
+
+def read() -> dict[str, Overlay]:
+    """Return every tunnel of ours in the kernel, by name, whoever made it."""
+    with _translated("read tunnels"), IPRoute() as kernel:
+        links = {name: index for index, name in socket.if_nameindex()}
+        return {name: _read(kernel, links[name]) for name in sorted(links) if name.startswith(TUNNEL_PREFIX)}
+
+
+def apply(changes: Iterable[Change]) -> None:
+    """Make changes in their order; the first that is refused ends it."""
+    links: dict[str, int] = {}
+    with IPRoute() as kernel:
+        for change in changes:
+            with _translated(_spelled(change)):
+                _apply(kernel, links, change)
+
+
+def turn_back(bridges: Iterable[str]) -> tuple[str, ...]:
+    """Let bridges send packets back through the port they came by, as a container's that reaches itself by a VIP.
+
+    Returns the ports that did not yet, tunnels left out: those must never send anything back.
+    """
+    with _translated("set hairpin"), IPRoute() as kernel:
+        indexes = {index for index in map(_index, bridges) if index}
+        found = [port for port in kernel.link("dump", family=socket.AF_BRIDGE) if _may_turn_back(port, indexes)]
+        for port in found:
+            kernel.brport("set", index=port["index"], mode=1)
+        return tuple(sorted(port.get("ifname") for port in found))
+
+
+def drop_tunnels() -> int:
+    """Remove every tunnel of ours; returns how many."""
+    found = [name for _, name in socket.if_nameindex() if name.startswith(TUNNEL_PREFIX)]
+    apply(DropTunnel(name) for name in found)
+    return len(found)
+
+
+def _apply(kernel: IPRoute, links: dict[str, int], change: Change) -> None:
+    match change:
+        case MakeTunnel(tunnel):
+            _make(kernel, tunnel)
+        case MendTunnel(tunnel):
+            _mend(kernel, tunnel)
+        case DropTunnel(device):
+            links.pop(device, None)
+            if index := _index(device):
+                with _perhaps_gone():
+                    kernel.link("del", index=index)
+        case SetFarEnd(device, mac, host):
+            index = _known(links, device)
+            kernel.fdb("replace", ifindex=index, lladdr=mac, dst=host, flags=_SELF, state=_PERMANENT | _NO_ARP)
+        case DropFarEnd(device, mac):
+            with _perhaps_gone():
+                kernel.fdb("del", ifindex=_known(links, device), lladdr=mac, flags=_SELF)
+        case SetWay(device, mac):
+            kernel.fdb("replace", ifindex=_known(links, device), lladdr=mac, flags=_MASTER, state=_NO_ARP)
+        case DropWay(device, mac):
+            with _perhaps_gone():
+                kernel.fdb("del", ifindex=_known(links, device), lladdr=mac, flags=_MASTER)
+        case SetNeighbour(device, address, mac):
+            index = _known(links, device)
+            kernel.neigh("replace", ifindex=index, dst=address, lladdr=mac, family=_family(address), state=_PERMANENT)
+        case DropNeighbour(device, address):
+            with _perhaps_gone():
+                kernel.neigh("del", ifindex=_known(links, device), dst=address, family=_family(address))
+
+
+def _make(kernel: IPRoute, tunnel: Tunnel) -> None:
+    """Make the device, down and in no bridge: mending does the rest."""
+    local = {"vxlan_local6" if ":" in tunnel.local else "vxlan_local": tunnel.local} if tunnel.local else {}
+    kernel.link(
+        "add", ifname=tunnel.name, kind="vxlan", vxlan_id=tunnel.vni, vxlan_port=tunnel.port, vxlan_learning=0,
+        vxlan_proxy=1, **local,
+    )  # fmt: skip
+
+
+def _mend(kernel: IPRoute, tunnel: Tunnel) -> None:
+    """The bridge gets its MAC first, so that others reach it as soon as the tunnel is up."""
+    bridge, index = _index(tunnel.bridge), _index(tunnel.name)
+    kernel.link("set", index=bridge, address=tunnel.mac)
+    kernel.link("set", index=bridge, kind="bridge", br_nf_call_iptables=1, br_nf_call_ip6tables=1)
+    kernel.link("set", index=index, master=bridge, mtu=tunnel.mtu)
+    kernel.brport("set", index=index, learning=0)
+    kernel.link("set", index=index, state="up")
+
+
+def _read(kernel: IPRoute, index: int) -> Overlay:
+    (link,) = kernel.get_links(index)
+    master = link.get("master")
+    bridge = kernel.get_links(master)[0] if master else None
+    forwarding = list(kernel.fdb("dump", ifindex=index))
+    own = (entry for entry in forwarding if entry["flags"] & _SELF)
+    ways = (entry for entry in forwarding if not entry["flags"] & _SELF and entry["state"] & _NO_ARP)
+    neighbours = (entry for entry in kernel.get_neighbours(ifindex=index) if entry["state"] & _PERMANENT)
+    return Overlay(
+        _tunnel(link, bridge),
+        frozenset(FarEnd(entry.get("lladdr"), entry.get("dst", "")) for entry in own),
+        frozenset(entry.get("lladdr") for entry in ways if not entry["state"] & _PERMANENT),
+        frozenset(Neighbour(entry.get("dst"), entry.get("lladdr")) for entry in neighbours),
+    )
+
+
+def _tunnel(link: Any, bridge: Any) -> Tunnel:
+    """A device that cannot answer for others, or is none of ours but for its name, gets a number that nobody wants."""
+    made = link.get(("linkinfo", "data")) or {}
+    port = link.get(("linkinfo", "slave_data"))
+    upper = bridge.get(("linkinfo", "data")) if bridge is not None else None
+    answers = made.get("vxlan_proxy") and not made.get("vxlan_learning")
+    return Tunnel(
+        name=link.get("ifname"),
+        vni=(made.get("vxlan_id") or 0) if answers else 0,
+        port=made.get("vxlan_port") or 0,
+        local=made.get("vxlan_local") or made.get("vxlan_local6") or "",
+        bridge=bridge.get("ifname") if bridge is not None else "",
+        mac=bridge.get("address") if bridge is not None else "",
+        mtu=link.get("mtu"),
+        is_up=link["state"] == "up",
+        is_quiet=port is not None and not port.get("brport_learning"),
+        is_filtered=bool(upper and upper.get("br_nf_call_iptables") and upper.get("br_nf_call_ip6tables")),
+    )
+
+
+def _may_turn_back(port: Any, bridges: set[int]) -> bool:
+    name, mode = port.get("ifname"), port.get(("protinfo", "mode"))
+    return port.get("master") in bridges and not name.startswith(TUNNEL_PREFIX) and mode == 0
+
+
+def _known(links: dict[str, int], name: str) -> int:
+    if name not in links:
+        links[name] = _index(name)
+    return links[name]
+
+
+def _index(name: str) -> int:
+    """The number of a link; 0 = there is none."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:
+        return 0
+
+
+def _family(address: str) -> int:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def _spelled(change: Change) -> str:
+    """Name a change in an error: "SetWay shx-net1 02:42:0a:00:00:04"."""
+    fields = (field.name if isinstance(field, Tunnel) else field for field in change)
+    return " ".join((type(change).__name__, *fields))
+
+
+@contextmanager
+def _translated(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (NetlinkError, OSError) as error:
+        number = error.code if isinstance(error, NetlinkError) else error.errno
+        raise DataplaneError(what, os.strerror(number or errno.EIO)) from error
+
+
+@contextmanager
+def _perhaps_gone() -> Iterator[None]:
+    try:
+        yield
+    except NetlinkError as error:
+        if error.code not in _GONE:
+            raise
