@@ -1,7 +1,7 @@
 """Takes from a host what Shoal made on it: `python -m nodeagent.clear --node UID`, when the host leaves its swarm.
 
-The node's task containers, then their secrets and the networks they were on, then tunnels and rules. Whatever others made
-stays. It may be run again after a crash.
+The node's task containers, then their secrets and the networks they were on, then tunnels and rules. Whatever others
+made stays. It may be run again after a crash.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from collections.abc import Sequence
@@ -51,7 +52,7 @@ async def ensure_forwarding() -> None:
 
 async def _ensure_bridge_netfilter() -> None:
     """Have packet rules see what bridges forward; each bridge of ours asks for it, and the kernel must be able to."""
-    if not Path("/proc/sys/net/bridge").exists():
+    if not os.path.exists("/proc/sys/net/bridge"):  # noqa: ASYNC240 -- the kernel answers at once
         await run(("modprobe", "br_netfilter"))
 
 

@@ -1,7 +1,7 @@
 """Reads and changes the kernel's links, forwarding and neighbour entries. Only importer of pyroute2.
 
-Every call takes milliseconds and blocks: call it from a worker thread. What the kernel refuses is a DataplaneError. Every
-change may be repeated: what is there already is replaced, what is gone already is fine.
+Every call takes milliseconds and blocks: call it from a worker thread. What the kernel refuses is a DataplaneError.
+Every change may be repeated: what is there already is replaced, what is gone already is fine.
 """
 
 from __future__ import annotations

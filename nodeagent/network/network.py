@@ -1,11 +1,11 @@
 """Brings a node's kernel and engine to what its assignments say of the network.
 
-The order is: bridges, then tunnels with their entries, then rules; a container is created only after all three are there
-for its networks, and a rule leads only to addresses that entries lead to. If we die between two of them the next pass
-starts from what is there: every step compares before it acts, and rules are replaced in one transaction.
+The order is: bridges, then tunnels with their entries, then rules; a container is created only after all three are
+there for its networks, and a rule leads only to addresses that entries lead to. If we die between two of them the next
+pass starts from what is there: every step compares before it acts, and rules are replaced in one transaction.
 
-Rules, tunnels and bridges outlive this process on purpose: containers go on serving while the agent is away, and while the
-engine is, too: what is not its business is brought up to date without it.
+Rules, tunnels and bridges outlive this process on purpose: containers go on serving while the agent is away. While the
+engine is away, what is not its business is brought up to date without it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ BRIDGE_WAIT_S = 30.0
 """Seconds a task waits for its network to exist on the node. Source: Swarm waits as long for node attachments."""
 
 CHECK_AFTER_S = 20.0
-"""Seconds after which everything is compared with engine and kernel though nothing changed: mends what hands altered."""
+"""Seconds after which all is compared with engine and kernel though nothing changed: mends what hands altered."""
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ A connection to a published port, or to a virtual IP, is sent to one ready backe
     forward      a virtual IP without a ready backend refuses
     guard        nobody on our bridges reaches the host's loopback, which route_localnet would allow
 
-Clients keep their address, so a backend on another node than the one a client came to would answer it directly, from an
-address the client never asked. Therefore a node notes who brought a connection over the tunnel, and hands the replies back
-to that node's bridge:
+Clients keep their address, so a backend on another node than the one a client came to would answer it directly, from
+an address the client never asked. Therefore a node notes who brought a connection over the tunnel, and hands the
+replies back to that node's bridge:
 
     marks        a new connection from a node's bridge (its MAC) is marked with that node's number; replies carry it
     back         (family bridge) a marked frame is addressed to the bridge of the node with that number
@@ -85,7 +85,7 @@ table {BRIDGE_TABLE} {{
   }}
 }}
 """
-"""Everything that is the same on every node. Bridge netfilter, at priority 0, comes before `back` and lends it the mark."""
+"""What is the same on every node. Bridge netfilter, at priority 0, comes before `back` and lends it the mark."""
 
 
 class PortKey(NamedTuple):
@@ -229,7 +229,7 @@ def clear() -> str:
 
 
 def vanished(old: Picture, new: Picture, protocol: Protocol = Protocol.UDP) -> frozenset[IPv4Address]:
-    """Return addresses that no port of a protocol and no virtual IP leads to any more: their flows must be forgotten."""
+    """Return addresses that no port of a protocol and no virtual IP leads to any more: forget their flows."""
     return _addresses(old, protocol) - _addresses(new, protocol)
 
 
