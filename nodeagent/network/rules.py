@@ -143,7 +143,7 @@ def published_ports(
     for endpoint in endpoints:
         addresses = ready.get((endpoint.spec.service.uid, network_uid), ())
         for port in endpoint.spec.ports if addresses else ():
-            if port.mode is PublishMode.INGRESS and port.published:
+            if port.mode is PublishMode.INGRESS and port.published and ":" not in port.address:
                 key = PortKey(port.protocol, port.published)
                 ports[key] = tuple(Target(address, port.target, port.address) for address in sorted(addresses))
     return ports

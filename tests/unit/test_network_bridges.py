@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nodeagent.engine.contract import EngineNetwork
-from nodeagent.network.docker_networks import BRIDGE_OPTION, abandoned, wanted
+from nodeagent.network.docker_networks import BRIDGE_OPTION, abandoned, docker_name, wanted
 from shoal.api.meta import Meta, Ref
 from shoal.api.objects import Attachment, AttachmentSpec, Network, NetworkSpec
 
@@ -32,3 +32,11 @@ def test_another_node_s_or_a_container_s_address_makes_no_network() -> None:
 def test_a_bridge_without_a_network_of_the_engine_is_abandoned() -> None:
     known = EngineNetwork("id", "shoal-ingress", "bridge", {}, options={BRIDGE_OPTION: "shb-net1"})
     assert abandoned(["lo", "eth0", "docker0", "shb-net1", "shb-old"], [known]) == ("shb-old",)
+
+
+def test_the_ingress_network_comes_first_in_the_alphabet_and_equal_names_differ() -> None:
+    def named(name: str, uid: str) -> str:
+        return docker_name(Network(metadata=Meta(name=name, uid=uid)))
+
+    assert docker_name(INGRESS) < min(named("a", "uid11"), named("0", "00000"))
+    assert named("front", "uid11") != named("front", "uid22")

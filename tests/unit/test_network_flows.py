@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from ipaddress import IPv4Address
 
 import pytest
 
 from nodeagent.engine.fake import FakeEngine
-from nodeagent.network import commands, netlink
+from nodeagent.network import commands
 from nodeagent.network.network import NodeNetwork
 from nodeagent.network.rules import Picture, PortKey, Target, strangers
 from shoal.api.errors import DataplaneError
 from shoal.api.states import Protocol
+from tests.support.kernel import Kernel
 
 ONE, TWO = IPv4Address("10.0.0.3"), IPv4Address("10.0.0.4")
 LISTING = """
@@ -22,40 +22,14 @@ conntrack v1.4.7 (conntrack-tools): 2 flow entries have been shown.
 """
 
 
-class Kernel:
-    """Takes rules; tracks flows, and can refuse to forget them."""
-
-    def __init__(self, tracked: Iterable[IPv4Address] = ()) -> None:
-        self.tracked = set(tracked)
-        self.is_stubborn = False
-
-    async def apply_nft(self, script: str) -> None:
-        pass
-
-    async def ensure_forwarding(self) -> None:
-        pass
-
-    async def udp_flow_targets(self) -> frozenset[IPv4Address]:
-        return frozenset(self.tracked)
-
-    async def forget_udp_flows(self, address: IPv4Address) -> None:
-        if self.is_stubborn:
-            raise DataplaneError("conntrack", "no buffer space")
-        self.tracked.discard(address)
-
-
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
-    made = Kernel([ONE, TWO])
-    for name in ("apply_nft", "udp_flow_targets", "forget_udp_flows", "ensure_forwarding"):
-        monkeypatch.setattr(commands, name, getattr(made, name))
-    monkeypatch.setattr(netlink, "turn_back", lambda bridges: ())
-    return made
+    return Kernel(tracked={ONE, TWO}).install(monkeypatch)
 
 
 def picture(*addresses: IPv4Address) -> Picture:
     targets = tuple(Target(address, 53) for address in addresses)
-    return Picture({PortKey(Protocol.UDP, 53): targets}, (("shb-a", "10.0.0.0/24"),))
+    return Picture({PortKey(Protocol.UDP, 53): targets}, bridges=(("shb-a", "10.0.0.0/24"),))
 
 
 @pytest.mark.anyio

@@ -7,9 +7,31 @@ from pathlib import Path
 
 import pytest
 
-from nodeagent.network.rules import Picture, PortKey, Target, delta, full, published_ports, vanished
+from nodeagent.network.rules import (
+    Picture,
+    PortKey,
+    Target,
+    VipKey,
+    delta,
+    full,
+    near_addresses,
+    peers,
+    published_ports,
+    vanished,
+    virtual_ips,
+)
 from shoal.api.meta import Meta, Ref
-from shoal.api.objects import Backend, BackendSpec, BackendStatus, EndpointSpec, ServiceEndpoint, TaskAddress
+from shoal.api.objects import (
+    Attachment,
+    AttachmentSpec,
+    Backend,
+    BackendSpec,
+    BackendStatus,
+    EndpointNetwork,
+    EndpointSpec,
+    ServiceEndpoint,
+    TaskAddress,
+)
 from shoal.api.states import Protocol, PublishMode
 from shoal.api.template import Port
 
@@ -30,8 +52,8 @@ def backend(last: int, *, ready: bool = True, network: Ref = INGRESS, service: R
     return Backend(metadata=Meta(name=task.uid), spec=spec, status=BackendStatus(ready=ready))
 
 
-def endpoint(*ports: Port) -> ServiceEndpoint:
-    return ServiceEndpoint(metadata=Meta(name="web"), spec=EndpointSpec(service=WEB, ports=ports))
+def endpoint(*ports: Port, networks: tuple[EndpointNetwork, ...] = ()) -> ServiceEndpoint:
+    return ServiceEndpoint(metadata=Meta(name="web"), spec=EndpointSpec(service=WEB, ports=ports, networks=networks))
 
 
 @pytest.mark.parametrize(
@@ -66,18 +88,31 @@ TWO = Picture(
         PortKey(Protocol.TCP, 8080): (target(4), target(5), target(6)),
         PortKey(Protocol.UDP, 5353): (target(4, 53),),
     },
+    {
+        VipKey("shb-net1", IPv4Address("10.0.0.9")): (Target(IPv4Address("10.0.0.4")), Target(IPv4Address("10.0.0.5"))),
+        VipKey("shb-net1", IPv4Address("10.0.0.10")): (),
+    },
     BRIDGES,
+    peers={2: "02:42:0a:00:00:02"},
+    near=frozenset({IPv4Address("10.0.0.4")}),
 )
 CHANGED = Picture(
-    {PortKey(Protocol.TCP, 8080): (target(4), target(6)), PortKey(Protocol.TCP, 9090): (target(7),)}, BRIDGES
+    {PortKey(Protocol.TCP, 8080): (target(4), target(6)), PortKey(Protocol.TCP, 9090): (target(7),)},
+    {
+        VipKey("shb-net1", IPv4Address("10.0.0.9")): (),
+        VipKey("shb-net1", IPv4Address("10.0.0.10")): (Target(IPv4Address("10.0.0.6")),),
+    },
+    BRIDGES,
+    peers={2: "02:42:0a:00:00:03", 3: "02:42:0a:00:00:02"},
+    near=frozenset({IPv4Address("10.0.0.6")}),
 )
 
 
-def test_the_whole_table_reads_as_recorded() -> None:
-    assert full(TWO) == (GOLDEN / "nft-two-ports.nft").read_text()
+def test_the_whole_tables_read_as_recorded() -> None:
+    assert full(TWO) == (GOLDEN / "nft-tables.nft").read_text()
 
 
-def test_a_change_names_only_the_ports_that_changed() -> None:
+def test_a_change_names_only_what_changed() -> None:
     assert delta(TWO, CHANGED) == (GOLDEN / "nft-delta.nft").read_text()
 
 
@@ -88,13 +123,57 @@ def test_nothing_changed_costs_nothing() -> None:
 def test_one_backend_of_a_thousand_services_rewrites_one_chain() -> None:
     ports = {PortKey(Protocol.TCP, 1000 + n): (target(4), target(5)) for n in range(1000)}
     changed = {**ports, PortKey(Protocol.TCP, 1500): (target(4),)}
-    assert len(delta(Picture(ports, BRIDGES), Picture(changed, BRIDGES)).splitlines()) == 2
+    assert len(delta(Picture(ports, bridges=BRIDGES), Picture(changed, bridges=BRIDGES)).splitlines()) == 2
 
 
-def test_a_new_bridge_replaces_the_table() -> None:
-    assert delta(Picture(TWO.ports), TWO) == full(TWO)
+def test_one_backend_of_a_thousand_virtual_ips_rewrites_one_chain() -> None:
+    vips = {VipKey("shb-net1", IPv4Address(0x0A010000 + n)): (target(4), target(5)) for n in range(1000)}
+    changed = {**vips, VipKey("shb-net1", IPv4Address("10.1.1.1")): (target(4),)}
+    assert len(delta(Picture(vips=vips), Picture(vips=changed)).splitlines()) == 2
+
+
+def test_a_new_bridge_costs_one_element() -> None:
+    assert delta(Picture(TWO.ports), Picture(TWO.ports, bridges=BRIDGES)).splitlines() == [
+        'add element ip shoal bridges { "shb-net1" }'
+    ]
+
+
+def test_a_port_bound_to_one_address_of_the_host_leads_nowhere_from_others() -> None:
+    bound = published_ports([endpoint(Port(80, 8080, address="192.0.2.1"))], [backend(4)], INGRESS.uid)
+    assert "add rule ip shoal tcp-8080 ip daddr 192.0.2.1 meta l4proto" in full(Picture(bound))
+    assert published_ports([endpoint(Port(80, 8080, address="2001:db8::1"))], [backend(4)], INGRESS.uid) == {}
+
+
+def test_a_virtual_ip_leads_to_the_ready_backends_on_its_network_where_that_is_here() -> None:
+    found = virtual_ips(
+        [endpoint(networks=(EndpointNetwork(INGRESS, "10.0.0.9/24"), EndpointNetwork(Ref("x", "x"), "10.0.7.9/24")))],
+        [backend(5), backend(4), backend(6, ready=False), backend(7, service=Ref("x", "x"))],
+        {INGRESS.uid: "shb-net1"},
+    )
+    assert found == {VipKey("shb-net1", IPv4Address("10.0.0.9")): (target(4, 0), target(5, 0))}
+
+
+def test_a_virtual_ip_without_ready_backends_is_there_and_refuses() -> None:
+    found = virtual_ips([endpoint(networks=(EndpointNetwork(INGRESS, "10.0.0.9/24"),))], [], {INGRESS.uid: "shb-net1"})
+    assert found == {VipKey("shb-net1", IPv4Address("10.0.0.9")): ()}
+    assert 'add element ip shoal idle { "shb-net1" . 10.0.0.9 }' in full(Picture(vips=found))
+
+
+def test_the_other_nodes_bridges_on_the_ingress_network_are_peers() -> None:
+    def attached(node: str, number: int, network: Ref = INGRESS, container: str = "") -> Attachment:
+        mac = f"02:42:0a:00:00:0{number}"
+        spec = AttachmentSpec(network, Ref(node, node), container=container, mac=mac, number=number)
+        return Attachment(metadata=Meta(name=node), spec=spec)
+
+    here = [attached("n1", 1), attached("n2", 2), attached("n3", 3, Ref("x", "x")), attached("n4", 4, container="c")]
+    assert peers(here, INGRESS.uid, "n1") == {2: "02:42:0a:00:00:02"}
+
+
+def test_ready_backends_of_this_node_are_near() -> None:
+    assert near_addresses([backend(4), backend(5, ready=False)], "n1") == {IPv4Address("10.0.0.4")}
+    assert near_addresses([backend(4)], "n2") == frozenset()
 
 
 def test_udp_flows_of_an_address_nothing_leads_to_are_forgotten() -> None:
-    assert vanished(TWO, CHANGED) == {IPv4Address("10.0.0.4")}
+    assert vanished(TWO, CHANGED) == {IPv4Address("10.0.0.4"), IPv4Address("10.0.0.5")}
     assert vanished(TWO, CHANGED, Protocol.TCP) == {IPv4Address("10.0.0.5")}

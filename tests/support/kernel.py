@@ -1,0 +1,95 @@
+"""A kernel that keeps tunnels, their entries and what rules it was given in memory, and counts what it is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address
+
+import pytest
+
+from nodeagent.network import commands, netlink, network
+from nodeagent.network import overlay as o
+from shoal.api.errors import DataplaneError
+
+
+@dataclass
+class Kernel:
+    tunnels: dict[str, o.Overlay] = field(default_factory=dict)
+    bridges: set[str] = field(default_factory=set)
+    scripts: list[str] = field(default_factory=list)
+    tracked: set[IPv4Address] = field(default_factory=set)
+    asked: list[o.Change] = field(default_factory=list)
+    is_stubborn: bool = False
+    """Forgets no flow."""
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> Kernel:
+        """Stand in for the real one."""
+        for name in ("apply_nft", "udp_flow_targets", "forget_udp_flows", "ensure_forwarding", "delete_link"):
+            monkeypatch.setattr(commands, name, getattr(self, name))
+        monkeypatch.setattr(commands, "allow_loopback_clients", lambda bridge: None)
+        for name in ("read", "apply", "turn_back"):
+            monkeypatch.setattr(netlink, name, getattr(self, name))
+        monkeypatch.setattr(network, "_interfaces", lambda: frozenset(self.bridges))
+        return self
+
+    def read(self) -> dict[str, o.Overlay]:
+        return dict(self.tunnels)
+
+    def apply(self, changes: Iterable[o.Change]) -> None:
+        for change in changes:
+            self.asked.append(change)
+            self._apply(change)
+
+    def _apply(self, change: o.Change) -> None:
+        match change:
+            case o.MakeTunnel(tunnel):
+                if any(tunnel.vni == other.tunnel.vni for other in self.tunnels.values()):
+                    raise DataplaneError(f"make {tunnel.name}", "File exists")
+                self.tunnels[tunnel.name] = o.Overlay(replace(tunnel, bridge="", is_up=False))
+            case o.MendTunnel(tunnel):
+                self.tunnels[tunnel.name] = replace(self.tunnels[tunnel.name], tunnel=tunnel)
+            case o.DropTunnel(device):
+                self.tunnels.pop(device, None)
+            case o.SetFarEnd(device, mac, host):
+                found = self.tunnels[device]
+                doubled = sum(end.mac == mac for end in found.far_ends) > 1
+                kept = frozenset(end for end in found.far_ends if doubled or end.mac != mac)
+                self.tunnels[device] = replace(found, far_ends=kept | {o.FarEnd(mac, host)})
+            case o.DropFarEnd(device, mac):
+                found = self.tunnels[device]
+                kept = frozenset(end for end in found.far_ends if end.mac != mac)
+                self.tunnels[device] = replace(found, far_ends=kept)
+            case o.SetWay(device, mac):
+                self.tunnels[device] = replace(self.tunnels[device], ways=self.tunnels[device].ways | {mac})
+            case o.DropWay(device, mac):
+                self.tunnels[device] = replace(self.tunnels[device], ways=self.tunnels[device].ways - {mac})
+            case o.SetNeighbour(device, address, mac):
+                self._neighbours(device, address, frozenset({o.Neighbour(address, mac)}))
+            case o.DropNeighbour(device, address):
+                self._neighbours(device, address, frozenset())
+
+    def _neighbours(self, device: str, address: str, new: frozenset[o.Neighbour]) -> None:
+        found = self.tunnels[device]
+        kept = frozenset(one for one in found.neighbours if one.address != address)
+        self.tunnels[device] = replace(found, neighbours=kept | new)
+
+    def turn_back(self, bridges: Iterable[str]) -> tuple[str, ...]:
+        return ()
+
+    async def apply_nft(self, script: str) -> None:
+        self.scripts.append(script)
+
+    async def ensure_forwarding(self) -> None:
+        pass
+
+    async def delete_link(self, name: str) -> None:
+        self.bridges.discard(name)
+
+    async def udp_flow_targets(self) -> frozenset[IPv4Address]:
+        return frozenset(self.tracked)
+
+    async def forget_udp_flows(self, address: IPv4Address) -> None:
+        if self.is_stubborn:
+            raise DataplaneError("conntrack", "no buffer space")
+        self.tracked.discard(address)

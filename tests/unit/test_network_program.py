@@ -1,0 +1,208 @@
+"""What one pass does to kernel and engine: only what changed, whatever is away, and everything again when in doubt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+
+from nodeagent.assignments import Assignments
+from nodeagent.engine.contract import Body, EngineNetwork
+from nodeagent.engine.fake import FakeEngine
+from nodeagent.network import network as module
+from nodeagent.network.network import NodeNetwork
+from shoal.api.errors import EngineError
+from shoal.api.meta import Meta, Ref
+from shoal.api.objects import (
+    Attachment,
+    AttachmentSpec,
+    Backend,
+    BackendSpec,
+    BackendStatus,
+    EndpointNetwork,
+    EndpointSpec,
+    Network,
+    NetworkSpec,
+    NetworkStatus,
+    Object,
+    ServiceEndpoint,
+    Subnet,
+    TaskAddress,
+)
+from shoal.api.template import Port
+from shoal.machinery.factories import make_task
+from shoal.rules.addresses import mac_of
+from tests.support.kernel import Kernel
+
+pytestmark = pytest.mark.anyio
+
+INGRESS, FRONT = Ref("ingress", "net0"), Ref("front", "net1")
+
+
+class Engine(FakeEngine):
+    """Its networks have bridges in the kernel."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        super().__init__()
+        self._kernel = kernel
+        self.refused: set[str] = set()
+
+    async def create_network(self, name: str, body: Body) -> str:
+        if name in self.refused:
+            raise EngineError("Pool overlaps with other one on this address space")
+        self._kernel.bridges.add(body["Options"]["com.docker.network.bridge.name"])
+        return await super().create_network(name, body)
+
+    async def remove_network(self, name: str) -> None:
+        found: EngineNetwork | None = self.nets.get(name)
+        await super().remove_network(name)
+        if found is not None:
+            self._kernel.bridges.discard(found.options["com.docker.network.bridge.name"])
+
+
+def network(ref: Ref, number: int) -> Network:
+    subnet = Subnet(f"10.0.{number}.0/24")
+    return Network(
+        metadata=Meta(name=ref.name, uid=ref.uid), spec=NetworkSpec(ingress=ref is INGRESS),
+        status=NetworkStatus(subnets=(subnet,), vni=4096 + number),
+    )  # fmt: skip
+
+
+def attachment(ref: Ref, third: int, node: int) -> Attachment:
+    address = f"10.0.{third}.{1 + node}/24"
+    spec = AttachmentSpec(
+        ref, Ref(f"n{node}", f"n{node}"), address=address, mac=mac_of(address), vtep=f"192.0.2.{node}", number=node
+    )
+    return Attachment(metadata=Meta(name=f"{ref.name}.n{node}", uid=f"{ref.name}.n{node}"), spec=spec)
+
+
+def backend(last: int, node: int, *, ready: bool = True) -> Backend:
+    addresses = tuple(
+        TaskAddress(ref, f"10.0.{third}.{last}/24", mac_of(f"10.0.{third}.{last}"))
+        for third, ref in enumerate((INGRESS, FRONT))
+    )
+    spec = BackendSpec(Ref("web", "svc1"), Ref(f"web.{last}", f"t{last}"), Ref(f"n{node}", f"n{node}"), addresses)
+    return Backend(metadata=Meta(name=f"t{last}", uid=f"b{last}"), spec=spec, status=BackendStatus(ready=ready))
+
+
+ENDPOINT = ServiceEndpoint(
+    metadata=Meta(name="web"),
+    spec=EndpointSpec(
+        Ref("web", "svc1"), ports=(Port(80, 8080),), networks=(EndpointNetwork(FRONT, "10.0.1.9/24"),)
+    ),
+)
+BASE: tuple[Object, ...] = (
+    network(INGRESS, 0), network(FRONT, 1), ENDPOINT,
+    *(attachment(ref, third, node) for third, ref in enumerate((INGRESS, FRONT)) for node in (1, 2)),
+)  # fmt: skip
+
+
+def told(*objects: Object, without: Iterable[Object] = ()) -> Assignments:
+    return Assignments().replaced((one for one in (*BASE, *objects) if one not in without), 1)
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    return Kernel().install(monkeypatch)
+
+
+@pytest.fixture
+def engine(kernel: Kernel) -> Engine:
+    return Engine(kernel)
+
+
+@pytest.fixture
+def node(engine: Engine) -> NodeNetwork:
+    return NodeNetwork(engine, "n1")
+
+
+async def test_the_first_pass_makes_networks_tunnels_and_rules(
+    node: NodeNetwork, kernel: Kernel, engine: Engine
+) -> None:
+    await node.program(told(backend(11, 2)))
+    assert sorted(engine.nets) == ["shoal-ingress", "shoal-net-front.net1"]
+    assert sorted(kernel.tunnels) == ["shx-net0", "shx-net1"]
+    assert "goto shb-net1-10.0.1.9" in kernel.scripts[-1]
+
+
+async def test_a_changed_backend_costs_its_own_entries_and_chains_and_asks_the_engine_nothing(
+    node: NodeNetwork, kernel: Kernel, engine: Engine
+) -> None:
+    many = [backend(last, 2) for last in range(10, 110)]
+    await node.program(told(*many))
+    kernel.asked.clear()
+    kernel.scripts.clear()
+    engine.calls.clear()
+
+    await node.program(told(*many[1:], backend(200, 2)))
+
+    assert len(kernel.asked) == 2 * 2 * 3  # one gone and one come, on two networks: far end, way, neighbour
+    assert len("".join(kernel.scripts).splitlines()) == 2 * 2  # the port's chain and the virtual IP's, flushed and filled
+    assert engine.calls == []
+
+    kernel.asked.clear()
+    kernel.scripts.clear()
+    await node.program(told(*many[1:], backend(200, 2)))
+    assert (kernel.asked, kernel.scripts) == ([], [])
+
+
+async def test_what_hands_altered_is_mended_with_the_next_look(
+    node: NodeNetwork, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await node.program(told(backend(11, 2)))
+    wanted = dict(kernel.tunnels)
+    del kernel.tunnels["shx-net0"]
+    kernel.scripts.clear()
+    monkeypatch.setattr(module, "CHECK_AFTER_S", -1.0)
+    await node.program(told(backend(11, 2)))
+    assert kernel.tunnels == wanted
+    assert kernel.scripts[0].startswith("table ip shoal {}")
+
+
+async def test_without_the_engine_entries_and_rules_follow_all_the_same(
+    node: NodeNetwork, kernel: Kernel, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await node.program(told(backend(11, 2)))
+    engine.reachable = False
+    monkeypatch.setattr(module, "CHECK_AFTER_S", -1.0)
+    fresh = NodeNetwork(engine, "n1")
+    for each in (node, fresh):
+        await each.program(told(backend(12, 2)))
+        assert {one.address for one in kernel.tunnels["shx-net1"].neighbours} == {"10.0.1.3", "10.0.1.9", "10.0.1.12"}
+        assert "dnat to 10.0.0.12:80" in kernel.scripts[-1]
+
+
+async def test_a_network_the_engine_refuses_keeps_only_its_own_tasks_waiting(
+    node: NodeNetwork, kernel: Kernel, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.refused.add("shoal-net-front.net1")
+    await node.program(told(backend(11, 2)))
+    monkeypatch.setattr(module, "BRIDGE_WAIT_S", 0.0)
+    on_ingress = make_task(addresses=(TaskAddress(INGRESS, "10.0.0.20/24", ""),))
+    on_front = make_task(addresses=(TaskAddress(FRONT, "10.0.1.20/24", ""),))
+    assert [one.name for one in (await node.prepare(on_ingress)).endpoints] == ["shoal-ingress"]
+    with pytest.raises(EngineError, match="network front is not ready on this node: Pool overlaps"):
+        await node.prepare(on_front)
+
+    engine.refused.clear()
+    await node.program(told(backend(11, 2)))
+    assert [one.name for one in (await node.prepare(on_front)).endpoints] == ["shoal-net-front.net1"]
+
+
+async def test_a_network_the_node_left_goes_with_its_tunnel_and_rules(
+    node: NodeNetwork, kernel: Kernel, engine: Engine
+) -> None:
+    await node.program(told(backend(11, 2)))
+    left = told(backend(11, 2), without=[attachment(FRONT, 1, 1)])
+    await node.program(left)
+    await node.cleanup()
+    assert (list(engine.nets), list(kernel.tunnels)) == (["shoal-ingress"], ["shx-net0"])
+    assert 'delete element ip shoal bridges { "shb-net1" }' in kernel.scripts[-1]
+
+
+async def test_what_is_in_force_stays_while_nothing_is_known(node: NodeNetwork, kernel: Kernel) -> None:
+    await node.program(told(backend(11, 2)))
+    kernel.asked.clear()
+    kernel.scripts.clear()
+    await node.program(Assignments())
+    assert (kernel.asked, kernel.scripts) == ([], [])
