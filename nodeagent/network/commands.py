@@ -41,13 +41,23 @@ async def ensure_forwarding() -> None:
 
     An accept in a table of ours does not outvote that policy, so one rule of ours, known by its comment, lies in
     DOCKER-USER. It admits connections that were translated on the way (published ports and virtual IPs), and no others.
+    A firewall that starts anew may take the chain away, and the engine makes it only when it starts itself.
     """
     await _ensure_bridge_netfilter()
     _set("/proc/sys/net/ipv4/ip_forward")
-    try:
-        await run(("iptables", "-w", "-C", "DOCKER-USER", *_MESH_RULE))
-    except DataplaneError:
+    if await _refuses("iptables", "-w", "-C", "DOCKER-USER", *_MESH_RULE):
+        if await _refuses("iptables", "-w", "-n", "-L", "DOCKER-USER"):  # flushed
+            await run(("iptables", "-w", "-N", "DOCKER-USER"))
+            await run(("iptables", "-w", "-I", "FORWARD", "-j", "DOCKER-USER"))
         await run(("iptables", "-w", "-I", "DOCKER-USER", *_MESH_RULE))
+
+
+async def _refuses(*command: str) -> bool:
+    try:
+        await run(command)
+    except DataplaneError:
+        return True
+    return False
 
 
 async def _ensure_bridge_netfilter() -> None:
@@ -58,11 +68,7 @@ async def _ensure_bridge_netfilter() -> None:
 
 async def remove_forwarding() -> None:
     """Take our rule from DOCKER-USER, as often as it is there; no rule, or no such chain, is fine."""
-    while True:
-        try:
-            await run(("iptables", "-w", "-C", "DOCKER-USER", *_MESH_RULE))
-        except DataplaneError:
-            return
+    while not await _refuses("iptables", "-w", "-C", "DOCKER-USER", *_MESH_RULE):
         await run(("iptables", "-w", "-D", "DOCKER-USER", *_MESH_RULE))
 
 

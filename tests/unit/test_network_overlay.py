@@ -1,4 +1,4 @@
-"""Tunnels: which entries a node needs, and that any state of the kernel becomes the wanted one by what differs alone."""
+"""Tunnels: which entries a node needs, and that any kernel becomes the wanted one by what differs alone."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_the_tunnel_is_the_network_s_and_this_node_s() -> None:
 def test_every_bridge_and_container_of_other_nodes_has_entries_ready_or_not() -> None:
     plain = attachment("n2", 9, "192.0.2.2", container="c1")
     found = overlay(backend(11, "n2"), backend(12, "n2", ready=False), attachments=(*NODES, plain))
-    assert entries(found) == {one: "192.0.2.2" for one in ("3", "9", "11", "12")}
+    assert entries(found) == dict.fromkeys(("3", "9", "11", "12"), "192.0.2.2")
 
 
 def test_this_node_s_own_containers_and_those_of_nodes_without_a_tunnel_have_none() -> None:

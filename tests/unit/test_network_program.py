@@ -87,9 +87,7 @@ def backend(last: int, node: int, *, ready: bool = True) -> Backend:
 
 ENDPOINT = ServiceEndpoint(
     metadata=Meta(name="web"),
-    spec=EndpointSpec(
-        Ref("web", "svc1"), ports=(Port(80, 8080),), networks=(EndpointNetwork(FRONT, "10.0.1.9/24"),)
-    ),
+    spec=EndpointSpec(Ref("web", "svc1"), ports=(Port(80, 8080),), networks=(EndpointNetwork(FRONT, "10.0.1.9/24"),)),
 )
 BASE: tuple[Object, ...] = (
     network(INGRESS, 0), network(FRONT, 1), ENDPOINT,
@@ -137,7 +135,9 @@ async def test_a_changed_backend_costs_its_own_entries_and_chains_and_asks_the_e
     await node.program(told(*many[1:], backend(200, 2)))
 
     assert len(kernel.asked) == 2 * 2 * 3  # one gone and one come, on two networks: far end, way, neighbour
-    assert len("".join(kernel.scripts).splitlines()) == 2 * 2  # the port's chain and the virtual IP's, flushed and filled
+    assert (
+        len("".join(kernel.scripts).splitlines()) == 2 * 2
+    )  # the port's chain and the virtual IP's, flushed and filled
     assert engine.calls == []
 
     kernel.asked.clear()
