@@ -26,7 +26,7 @@ from nodeagent.network.docker_networks import OURS, DockerNetwork, abandoned, wa
 from nodeagent.network.overlay import Overlay, changes, overlays
 from nodeagent.ports import ContainerNetwork, NetworkEndpoint
 from shoal.api.errors import EngineError
-from shoal.api.objects import Attachment, Backend, ClusterSpec, Network, ServiceEndpoint, Task
+from shoal.api.objects import Attachment, Backend, ClusterSpec, Network, Object, ServiceEndpoint, Task
 from shoal.api.states import Protocol
 
 log = structlog.get_logger()
@@ -82,6 +82,8 @@ class NodeNetwork:
         """The last picture in force, kept while rules are written anew; None = this process has made none yet."""
         self._stale_flows: set[IPv4Address] = set()
         """Addresses that serve no more, whose tracked flows have yet to be forgotten."""
+        self._in_force: Mapping[str, Object] | None = None
+        """The assignments' objects that the last pass brought into force; None = it did not come to its end."""
         self._checked_at = float("-inf")
         self._changed = anyio.Event()
         self._lock = anyio.Lock()
@@ -106,9 +108,12 @@ class NodeNetwork:
     async def program(self, assignments: Assignments) -> None:
         if not assignments.objects:
             return  # nothing is known: what is in force stays
-        told = _Told.by(assignments)
         async with self._lock:
             self._forget_what_is_old()
+            if self._is_in_force(assignments):
+                return
+            self._in_force = None
+            told = _Told.by(assignments)
             found = wanted(told.networks, told.attachments, self._node_uid)
             await self._ensure_bridges({network.uid: network for network in found})
             interfaces = _interfaces()
@@ -116,6 +121,7 @@ class NodeNetwork:
             await self._ensure_tunnels(here, told)
             await self._ensure_rules(self._desired(here, told))
             self._announce(here)
+            self._in_force = assignments.objects
 
     async def cleanup(self) -> None:
         async with self._lock:
@@ -124,8 +130,13 @@ class NodeNetwork:
     def _forget_what_is_old(self) -> None:
         if anyio.current_time() - self._checked_at > CHECK_AFTER_S:
             self._picture = self._overlays = None
-            self._is_engine_asked = False
+            self._is_engine_asked, self._in_force = False, None
             self._checked_at = anyio.current_time()
+
+    def _is_in_force(self, assignments: Assignments) -> bool:
+        """Nothing was said since the last pass, and that has left nothing undone."""
+        is_whole = self._is_engine_asked and not self._troubles and not self._stale_flows
+        return is_whole and self._in_force is assignments.objects
 
     def _announce(self, here: Iterable[DockerNetwork]) -> None:
         self._ready = {network.uid: network for network in here if network.uid not in self._troubles}
@@ -186,11 +197,15 @@ class NodeNetwork:
         uids = {network.uid for network in here}
         networks = tuple(network for network in told.networks if network.metadata.uid in uids)
         want = overlays(networks, told.attachments, told.backends, told.endpoints, self._node_uid, told.port)
+        is_look = self._overlays is None
         have = self._overlays if self._overlays is not None else await to_thread.run_sync(netlink.read)
         if todo := changes(have, want):
             self._overlays = None
             await to_thread.run_sync(netlink.apply, todo)
-            log.debug("tunnels_changed", changes=len(todo))
+            if is_look and self._served is not None:
+                log.info("tunnels_mended", changes=len(todo))
+            else:
+                log.debug("tunnels_changed", changes=len(todo))
         self._overlays = want
 
     def _desired(self, here: Iterable[DockerNetwork], told: _Told) -> rules.Picture:
