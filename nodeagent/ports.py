@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 from msgspec import Struct
@@ -19,6 +19,8 @@ class NetworkEndpoint(Struct, frozen=True):
     ip: str = ""
     mac: str = ""
     aliases: tuple[str, ...] = ()
+    options: Mapping[str, str] = {}
+    """The driver's, in Docker's words."""
 
 
 class ContainerNetwork(Struct, frozen=True):

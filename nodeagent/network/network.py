@@ -28,6 +28,8 @@ from nodeagent.ports import ContainerNetwork, NetworkEndpoint
 from shoal.api.errors import EngineError
 from shoal.api.objects import Attachment, Backend, ClusterSpec, Network, Object, ServiceEndpoint, Task
 from shoal.api.states import Protocol
+from shoal.rules.addresses import without_mask
+from shoal.rules.networks import is_on_bridge, is_on_host
 
 log = structlog.get_logger()
 
@@ -90,6 +92,9 @@ class NodeNetwork:
 
     async def prepare(self, task: Task) -> ContainerNetwork:
         """Wait until the task's networks exist here; EngineError (temporary) if they do not within BRIDGE_WAIT_S."""
+        template = task.spec.template
+        if is_on_host(template):
+            return ContainerNetwork(mode="host")
         needed = {address.network.uid: address.network.name for address in task.spec.addresses}
         with anyio.move_on_after(BRIDGE_WAIT_S):
             while needed.keys() - self._ready.keys():
@@ -98,12 +103,16 @@ class NodeNetwork:
             why = "; ".join(self._troubles[uid] for uid in missing if uid in self._troubles)
             names = ", ".join(sorted(needed[uid] for uid in missing))
             raise EngineError(f"network {names} is not ready on this node{why and f': {why}'}", temporary=True)
-        return ContainerNetwork(
-            endpoints=tuple(
-                NetworkEndpoint(self._ready[one.network.uid].name, one.address.split("/")[0], one.mac)
-                for one in task.spec.addresses
+        options = {use.uid: use.driver_opts for use in template.networks}
+        endpoints = tuple(
+            NetworkEndpoint(
+                self._ready[one.network.uid].name, without_mask(one.address), one.mac,
+                options=options.get(one.network.uid, {}),
             )
-        )
+            for one in task.spec.addresses
+        )  # fmt: skip
+        beside = (NetworkEndpoint("bridge"),) if endpoints and is_on_bridge(template) else ()
+        return ContainerNetwork(endpoints=endpoints + beside)
 
     async def program(self, assignments: Assignments) -> None:
         if not assignments.objects:

@@ -123,6 +123,8 @@ def endpoint_settings(endpoint: NetworkEndpoint, api_version: tuple[int, int]) -
         settings["IPAMConfig"] = {"IPv4Address": endpoint.ip.partition("/")[0]}
     if endpoint.mac and api_version >= MAC_PER_ENDPOINT:
         settings["MacAddress"] = endpoint.mac
+    if endpoint.options:
+        settings["DriverOpts"] = dict(endpoint.options)
     return settings
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import pytest
 from tests.support.cluster import Cluster
@@ -27,6 +28,52 @@ httpd -p 80 -h /tmp/www
 exec chroot /host {sys.executable} -c '{ECHO}'
 """
 """A web server that tells who answers whom at /cgi-bin/me, and a UDP server that tells each client its address."""
+
+
+class Cluster(NamedTuple):
+    """The first host is the manager."""
+
+    boss: Host
+    two: Host
+    three: Host
+
+    @property
+    def hosts(self) -> tuple[Host, ...]:
+        return tuple(self)
+
+    def settle(self, name: str, **wanted: int) -> None:
+        """Wait until so many tasks of a service run on each host."""
+        eventually(
+            lambda: Counter(task["spec"]["node"]["name"] for task in tasks(self.boss, name, "running")) == wanted,
+            within=GENEROUS_S,
+        )
+
+
+@pytest.fixture(scope="module")
+def formed(lab: Lab) -> Iterator[Cluster]:
+    cluster = Cluster(*(lab.host(number) for number in (41, 42, 43)))
+    for host in cluster.hosts:
+        host.on()
+        host.run("hack/images").ok()
+        host.shoal("up").ok()
+    cluster.boss.shoal("init").ok()
+    token = cluster.boss.shoal(["token", "worker", "-q"]).ok().out.strip()
+    for host in cluster.hosts[1:]:
+        host.shoal(["join", "--token", token, cluster.boss.address]).ok()
+    yield cluster
+    for host in cluster.hosts:
+        host.off()
+        remove_folder(host.directory)
+
+
+@pytest.fixture
+def cluster(formed: Cluster, request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """Three hosts without services."""
+    request.node.lab_host = formed.boss
+    yield formed
+    formed.boss.shoal("delete service told --ignore-not-found").ok()
+    for host in formed.hosts:
+        eventually(lambda host=host: not host.docker("ps -q").ok().out, within=GENEROUS_S)  # type: ignore[misc]
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from nodeagent.engine.contract import Body, EngineNetwork
 from nodeagent.engine.fake import FakeEngine
 from nodeagent.network import network as module
 from nodeagent.network.network import NodeNetwork
+from nodeagent.ports import ContainerNetwork, NetworkEndpoint
 from shoal.api.errors import EngineError
 from shoal.api.meta import Meta, Ref
 from shoal.api.objects import (
@@ -29,8 +30,8 @@ from shoal.api.objects import (
     Subnet,
     TaskAddress,
 )
-from shoal.api.template import Port
-from shoal.machinery.factories import make_task
+from shoal.api.template import NetworkUse, Port
+from shoal.machinery.factories import make_service, make_task
 from shoal.rules.addresses import mac_of
 from tests.support.kernel import Kernel
 
@@ -187,6 +188,33 @@ async def test_a_network_the_engine_refuses_keeps_only_its_own_tasks_waiting(
     engine.refused.clear()
     await node.program(told(backend(11, 2)))
     assert [one.name for one in (await node.prepare(on_front)).endpoints] == ["shoal-net-front.net1"]
+
+
+@pytest.mark.parametrize(
+    ("networks", "addresses", "expected"),
+    [
+        pytest.param(("host",), (), ContainerNetwork(mode="host"), id="host"),
+        pytest.param(("bridge",), (), ContainerNetwork(), id="the-engine-s-default-bridge"),
+        pytest.param(
+            ("front", "bridge"),
+            (TaskAddress(FRONT, "10.0.1.20/24", "02:42:0a:00:01:14"),),
+            ContainerNetwork(
+                (NetworkEndpoint("shoal-net-front.net1", "10.0.1.20", "02:42:0a:00:01:14"), NetworkEndpoint("bridge"))
+            ),
+            id="bridge-beside-an-overlay",
+        ),
+    ],
+)
+async def test_a_container_is_wired_as_its_networks_say(
+    node: NodeNetwork,
+    kernel: Kernel,
+    networks: tuple[str, ...],
+    addresses: tuple[TaskAddress, ...],
+    expected: ContainerNetwork,
+) -> None:
+    await node.program(told())
+    service = make_service(networks=tuple(NetworkUse(name) for name in networks))
+    assert await node.prepare(make_task(service, addresses=addresses)) == expected
 
 
 async def test_a_network_the_node_left_goes_with_its_tunnel_and_rules(
