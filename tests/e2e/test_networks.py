@@ -11,11 +11,10 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
-from tests.support.cluster import Cluster
 
 from tests.e2e.test_ports import ASK, ECHO, STREAM
-from tests.support.lab import FABRIC_ADDRESS, Host, Lab, eventually
-from tests.support.user import GENEROUS_S, service, shell, start
+from tests.support.lab import FABRIC_ADDRESS, Host, Lab, eventually, remove_folder
+from tests.support.user import GENEROUS_S, service, shell, start, tasks
 
 MENDED_WITHIN_S = 45.0
 """What was deleted by hand is back within 30 s; the rest is for a loaded machine."""
