@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from apiserver.mirror import BY_OWNER, PORT_CLAIMS, REFERENCES_TO, REVISIONS_BY_SERVICE
+from apiserver.mirror import BY_OWNER, PORT_CLAIMS, REFERENCES_TO, REVISIONS_BY_SERVICE, TASKS_BY_NETWORK
 from apiserver.vault import NO_VAULT, Vault
 from shoal.api import codec
 from shoal.api import objects as o
@@ -62,6 +62,15 @@ class View:
     def revisions(self, service_uid: str) -> list[o.Revision]:
         stored = self.cache.by(REVISIONS_BY_SERVICE, service_uid).values()
         return [*stored, *(r for r in self.pending.values() if isinstance(r, o.Revision))]
+
+    def tasks_on(self, network_uid: str) -> list[o.Task]:
+        """Return the tasks that have an address on a network and have not ended."""
+        return [t for t in self.cache.by(TASKS_BY_NETWORK, network_uid).values() if not t.status.state.is_terminal]
+
+    def claims_of(self, owner_uid: str) -> list[o.Claim]:
+        """Return what an object has claimed."""
+        stored = self.cache.by(BY_OWNER[o.Claim], owner_uid)
+        return [claim for key, claim in sorted(stored.items()) if key not in self.pending]
 
     def references_to(self, uid: str) -> list[o.Reference]:
         """Return what holds an object, so that it cannot be deleted."""

@@ -1,8 +1,8 @@
 """Admission of services. Pure.
 
 One transaction holds the service, its Revision if the template is new, its claims on published ports and its
-References to secrets and configs. So etcd itself refuses a second holder of a port and the deletion of what is in
-use, and no controller sees a service without its revision.
+References to secrets, configs and networks. So etcd itself refuses a second holder of a port and the deletion of
+what is in use, and no controller sees a service without its revision.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from shoal.api import objects as o
 from shoal.api.errors import Fault
 from shoal.api.meta import Meta, Owner, Ref, derived_uid
 from shoal.api.states import Protocol, PublishMode
-from shoal.api.template import NetworkUse, Port, TaskTemplate
+from shoal.api.template import Port, TaskTemplate
 from shoal.machinery.controller import Create, Remove, Step
 from shoal.machinery.store import Compare, Exists, NoneUnder, Unchanged
 
@@ -41,9 +41,7 @@ def template_hash(template: TaskTemplate) -> str:
 
 def admit_service(old: o.Service | None, new: o.Service, view: View, uid: str) -> Admission:
     """Decide what writing a service means; `uid` is the one it gets if it is new."""
-    spec, faults = _resolved(new.spec, view)
-    spec, file_faults = references.resolved(spec, view)
-    faults += file_faults
+    spec, faults = references.resolved(new.spec, view)
     ref = Ref(new.metadata.name, old.metadata.uid if old else uid)
     if old is not None:
         ref = Ref(old.metadata.name, old.metadata.uid)
@@ -110,24 +108,6 @@ def _mode_faults(old: o.ServiceSpec, new: o.ServiceSpec) -> list[Fault]:
     if old.mode == new.mode:
         return []
     return [Fault("spec.mode", f"the mode of a service cannot change: it is {old.mode}, found {new.mode}")]
-
-
-def _resolved(spec: o.ServiceSpec, view: View) -> tuple[o.ServiceSpec, list[Fault]]:
-    """Fill in the uids of the networks a spec names, and say which do not exist."""
-    faults: list[Fault] = []
-    uses: list[NetworkUse] = []
-    for at, use in enumerate(spec.networks):
-        network = view.get(o.Network, keys.network(use.name)) or next(
-            (one for one in view.all(o.Network) if one.metadata.uid == use.name), None
-        )
-        if network is None:
-            faults.append(Fault(f"spec.networks[{at}].name", f"network {use.name} not found"))
-        elif network.spec.ingress:
-            message = f"a service cannot be attached to the ingress network {use.name!r} by name"
-            faults.append(Fault(f"spec.networks[{at}].name", message))
-        else:
-            uses.append(msgspec.structs.replace(use, name=network.metadata.name, uid=network.metadata.uid))
-    return (spec if faults or not uses else msgspec.structs.replace(spec, networks=tuple(uses))), faults
 
 
 def _revision(

@@ -28,12 +28,21 @@ def _port(claim: o.Claim) -> tuple[str, ...]:
     return (f"{parts[2]}/{parts[3]}",) if parts[:2] == ["claims", "port"] and len(parts) >= 5 else ()
 
 
+def _network(claim: o.Claim) -> tuple[str, ...]:
+    parts = claim.key.split("/")
+    return (parts[1].rpartition(".")[2],) if parts[0] == "addresses" and len(parts) == 3 else ()
+
+
 TASKS_BY_NODE = Index(o.Task, lambda task: (task.spec.node.uid,) if task.spec.node else ())
 TASKS_BY_SERVICE = Index(o.Task, lambda task: (task.spec.service.uid,))
 TASKS_BY_SERVICE_NAME = Index(o.Task, lambda task: (task.spec.service.name,))
+TASKS_BY_NETWORK = Index(o.Task, lambda task: tuple(one.network.uid for one in task.spec.addresses))
 REVISIONS_BY_SERVICE = Index(o.Revision, lambda revision: (revision.spec.service.uid,))
 BACKENDS_BY_SERVICE = Index(o.Backend, lambda backend: (backend.spec.service.uid,))
 BACKENDS_BY_NETWORK = Index(o.Backend, lambda backend: tuple(one.network.uid for one in backend.spec.addresses))
+ATTACHMENTS_BY_NODE = Index(o.Attachment, lambda attachment: (attachment.spec.node.uid,))
+ADDRESS_CLAIMS = Index(o.Claim, _network)
+"""A network's uid → the claims on its addresses."""
 ATTACHMENTS_BY_NETWORK = Index(o.Attachment, lambda attachment: (attachment.spec.network.uid,))
 ENDPOINTS_BY_NETWORK = Index(o.ServiceEndpoint, lambda endpoint: tuple(on.network.uid for on in endpoint.spec.networks))
 BACKENDS_BY_NODE = Index(o.Backend, lambda backend: (backend.spec.node.uid,))
@@ -53,6 +62,7 @@ NODES_BY_NAME = Index(o.Node, lambda node: (node.metadata.name,))
 
 INDEXES: tuple[Index[Any], ...] = (
     TASKS_BY_NODE, TASKS_BY_SERVICE, TASKS_BY_SERVICE_NAME, REVISIONS_BY_SERVICE, BACKENDS_BY_SERVICE,
+    TASKS_BY_NETWORK, ATTACHMENTS_BY_NODE, ADDRESS_CLAIMS,
     BACKENDS_BY_NODE, PUBLISHED_ENDPOINTS, INGRESS_NETWORKS, BACKENDS_BY_NETWORK,
     ATTACHMENTS_BY_NETWORK, ENDPOINTS_BY_NETWORK, REFERENCES_TO, PORT_CLAIMS, NODES_BY_NAME,
     *BY_UID.values(), *BY_OWNER.values(),
@@ -64,6 +74,7 @@ FIELD_INDEXES: Mapping[tuple[type[o.Object], str], Index[Any]] = {
     (o.Task, "spec.service.name"): TASKS_BY_SERVICE_NAME,
     (o.Revision, "spec.service.uid"): REVISIONS_BY_SERVICE,
     (o.Backend, "spec.service.uid"): BACKENDS_BY_SERVICE,
+    (o.Attachment, "spec.network.uid"): ATTACHMENTS_BY_NETWORK,
     **{(kind, "metadata.owner.uid"): index for kind, index in BY_OWNER.items()},
     **{(kind, "metadata.uid"): index for kind, index in BY_UID.items()},
 }

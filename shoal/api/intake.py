@@ -15,12 +15,14 @@ from msgspec import Struct
 from shoal.api.errors import Fault, InvalidError
 from shoal.api.meta import API_VERSION
 from shoal.api.names import hint
-from shoal.api.objects import KINDS, Cluster, Config, Node, Object, Secret, Service
+from shoal.api.objects import KINDS, Cluster, Config, Network, Node, Object, Secret, Service
 from shoal.api.shortforms import expand
 from shoal.api.strict import decode, describe
 from shoal.api.validation import KINDS_NOT_YET, validate
 
-WRITABLE: Final[dict[str, type[Object]]] = {kind.KIND: kind for kind in (Service, Secret, Config, Node, Cluster)}
+WRITABLE: Final[dict[str, type[Object]]] = {
+    kind.KIND: kind for kind in (Service, Network, Secret, Config, Node, Cluster) if kind.KIND not in KINDS_NOT_YET
+}
 """Kinds that people may write; all others are made from them."""
 
 _IGNORED_META: Final = frozenset({"uid", "createdAt", "updatedAt", "generation", "owner", "schema"})

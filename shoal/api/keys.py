@@ -13,6 +13,7 @@
 /shoal/claims/port/<protocol>/<published>/ingress | host.<service uid>
 /shoal/claims/subnet/<subnet>/auto | chosen.<network uid>
 /shoal/claims/{vni,node-number,node-name,node-address}/<value>
+/shoal/claims/network/ingress           whichever network is the mesh's
 /shoal/refs/<kind>/<uid>/<owner uid>
 /shoal/{secrets,configs,credentials}/<name>
 /shoal/nodes/<uid>
@@ -127,7 +128,7 @@ def host_port_claim(protocol: str, published: int, service_uid: str) -> str:
 
 
 def claim(what: str, value: str | int) -> str:
-    """A claim of another kind: vni, node-number, node-name, node-address."""
+    """A claim of another kind: vni, node-number, node-name, node-address, network."""
     return f"{ROOT}claims/{what}/{value}"
 
 

@@ -34,6 +34,8 @@ def expand(plain: Any) -> tuple[Any, tuple[Fault, ...]]:
         full["metadata"] = _with(full["metadata"], {"labels": _labels}, "metadata", faults)
     if full.get("kind") == "Service" and isinstance(full.get("spec"), Mapping):
         full["spec"] = _with(full["spec"], _SERVICE, "spec", faults)
+    if full.get("kind") == "Network" and isinstance(full.get("spec"), Mapping):
+        full["spec"] = _with(full["spec"], _NETWORK, "spec", faults)
     if full.get("kind") in ("Secret", "Config") and isinstance(full.get("spec"), Mapping):
         full["spec"] = _file_spec(full["spec"], faults)
     return full, tuple(faults)
@@ -312,3 +314,6 @@ _SERVICE: dict[str, Expander] = {
     "placement": _inside({"constraints": _text_list, "preferences": _each(_preference), "platforms": _each(_platform)}),
 }
 """Field of a service's spec → what turns its short form into the full one."""
+
+_NETWORK: dict[str, Expander] = {"subnets": _each(_named("subnet")), "options": _labels}
+"""Likewise of a network's spec: `subnets: [10.1.0.0/24]`."""

@@ -28,6 +28,7 @@ from shoal.api.grammar import (
     unknown_placeholders,
 )
 from shoal.api.names import below, file_name_problem, hint, service_name_problem
+from shoal.api.networks import network_faults, pool_faults, use_faults
 from shoal.api.objects import (
     Cluster,
     ClusterSpec,
@@ -102,7 +103,9 @@ def _object_faults(obj: Object) -> Faults:
             yield from check(obj.spec)
     elif isinstance(obj, (Network, Secret, Config)):
         yield from _named(obj, file_name_problem)
-        if isinstance(obj, (Secret, Config)):
+        if isinstance(obj, Network):
+            yield from network_faults(obj.spec)
+        else:
             yield from _file_faults(obj.KIND.lower(), obj.spec)
     elif isinstance(obj, Node) and not obj.metadata.name:
         yield Fault("metadata.name", "missing; expected the node's name or uid")
@@ -204,13 +207,7 @@ def _cluster_faults(spec: ClusterSpec) -> Faults:
             yield Fault(path, f"found {duration}, expected at least {least}")
     if not 1024 <= spec.data_path_port <= 49151:
         yield Fault("spec.dataPathPort", f"found {spec.data_path_port}, expected 1024 to 49151")
-    if not 8 <= spec.subnet_size <= 29:
-        yield Fault("spec.subnetSize", f"found {spec.subnet_size}, expected 8 to 29")
-    for at, pool in enumerate(spec.default_addr_pools):
-        try:
-            ipaddress.IPv4Network(pool)
-        except ValueError:
-            yield Fault(f"spec.defaultAddrPools[{at}]", f"found {pool!r}, expected a network such as 10.0.0.0/8")
+    yield from pool_faults(spec.default_addr_pools, spec.subnet_size)
 
 
 def _file_faults(kind: str, spec: FileSpec) -> Faults:
@@ -612,7 +609,7 @@ def _templated(spec: ServiceSpec) -> Iterator[tuple[str, str]]:
 _SERVICE_CHECKS: Final[tuple[Callable[[ServiceSpec], Faults], ...]] = (
     _image_faults, _mode_faults, _container_faults, _host_faults, _limit_faults, _resource_faults, _restart_faults,
     _update_faults, _placement_faults, _mount_faults, _port_faults, _health_faults, _privilege_faults,
-    _placeholder_faults, _file_use_faults,
+    _placeholder_faults, _file_use_faults, use_faults,
 )  # fmt: skip
 
 

@@ -53,6 +53,7 @@ def first_objects(identity: Identity, root: Root, now: datetime) -> tuple[o.Obje
         ingress,
         _claim(ingress, keys.auto_subnet_claim(INGRESS_SUBNET.subnet), now),
         _claim(ingress, keys.claim("vni", INGRESS_VNI), now),
+        _claim(ingress, keys.claim("network", "ingress"), now),
         *(_predefined(name, identity, now) for name in ("bridge", "host")),
     )
 

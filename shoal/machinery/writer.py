@@ -28,6 +28,7 @@ from shoal.api.objects import Object
 from shoal.machinery.clock import Clock
 from shoal.machinery.controller import Action, Create, Remove, Replace, Step
 from shoal.machinery.store import (
+    MAX_COMPARES,
     MAX_OPERATIONS,
     MAX_TRANSACTION_BYTES,
     Compare,
@@ -77,8 +78,11 @@ def prepare(action: Action, read: Reader, actor: str, now: datetime) -> Prepared
         compares[Unchanged(key, expected)] = None
         if write is not None:
             writes.append(write)
-    if len(writes) >= MAX_OPERATIONS or len(compares) >= MAX_OPERATIONS:
-        raise InvariantError(f"{action.reason} is {len(writes)} writes at once; at most {MAX_OPERATIONS - 1} go")
+    if len(writes) >= MAX_OPERATIONS or len(compares) >= MAX_COMPARES:
+        raise InvariantError(
+            f"{action.reason} is {len(writes)} writes and {len(compares)} compares at once; "
+            f"at most {MAX_OPERATIONS - 1} and {MAX_COMPARES - 1} go"
+        )
     cost = sum(len(write.key) + (len(write.value) if isinstance(write, Put) else 0) for write in writes)
     return Prepared(tuple(compares), tuple(writes), cost)
 

@@ -13,6 +13,9 @@ PREDEFINED: Final = frozenset({"host", "bridge", "none"})
 DEFAULT_MTU: Final = 1450
 """Bytes of an overlay's packets: Ethernet's 1500 less VXLAN's 50."""
 
+INGRESS_LABEL: Final = "shoal.ingress"
+"""On a Reference: a service holds the ingress network because it publishes ports there."""
+
 
 def needs_address(template: TaskTemplate) -> bool:
     """Say whether a task has to wait for an address before it may be placed."""

@@ -32,11 +32,11 @@ def wanted(name: str = "web", *, labels: dict[str, str] | None = None, **spec: A
 
 
 class Cluster:
-    """Objects as they would lie in the store, each with a revision of its own."""
+    """Objects as they would lie in the store, each with a revision of its own; an ingress network is there."""
 
     def __init__(self, *objects: o.Object) -> None:
         self.cache = Cache(INDEXES)
-        for obj in objects:
+        for obj in (make_network(), *objects):
             self.put(obj)
 
     def put(self, obj: o.Object) -> None:

@@ -13,7 +13,7 @@ from apiserver.admit_file import admit_file, admit_file_delete
 from apiserver.admit_service import admit_service, admit_service_delete
 from apiserver.assignments import Picture, Pictures
 from apiserver.mirror import INDEXES
-from apiserver.references import MAX_FILES
+from apiserver.references import MAX_USES
 from apiserver.vault import Vault, shown
 from shoal.api import keys
 from shoal.api import objects as o
@@ -199,10 +199,10 @@ def test_an_object_may_be_named_by_its_uid() -> None:
 
 def test_a_service_uses_no_more_than_a_transaction_can_hold() -> None:
     store = Store()
-    for number in range(MAX_FILES + 1):
+    for number in range(MAX_USES + 1):
         store.file(secret(f"s{number}"))
-    uses = tuple(FileUse(f"s{number}") for number in range(MAX_FILES + 1))
-    assert "more than 64 different" in messages(store.service(secrets=uses))[0]
+    uses = tuple(FileUse(f"s{number}") for number in range(MAX_USES + 1))
+    assert f"at most {MAX_USES} together" in messages(store.service(secrets=uses))[0]
     assert not store.service(secrets=uses[1:]).faults
 
 

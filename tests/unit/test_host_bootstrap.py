@@ -29,6 +29,7 @@ async def test_a_new_cluster_has_its_node_its_ingress_network_and_what_they_clai
 
     listing = await store.list(keys.ROOT)
     assert [item.key for item in listing.items] == [
+        "/shoal/claims/network/ingress",
         "/shoal/claims/node-address/10.99.0.1",
         "/shoal/claims/node-name/alpha",
         "/shoal/claims/subnet/10.0.0.0/24/auto",
