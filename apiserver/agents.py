@@ -119,7 +119,7 @@ class Agents:
 
     def _increment(self, picture: Picture, *, is_idle: bool) -> bytes:
         """Return what changed for a node; or how far all is, where that is all there is to say."""
-        moved = picture.backends_moved
+        moved = picture.others_moved
         put, delete = picture.take(self._mirror.cache)
         if put or delete:
             bodies = b",".join(self._bodies(put))

@@ -1,6 +1,7 @@
 """What a node is told: which objects belong to it, and what changes in that. Pure.
 
-    itself · the cluster's defaults · its own tasks · the networks its live tasks use, and the ingress network
+    itself · the cluster's defaults · its own tasks
+    the networks it is attached to, those its live tasks have addresses on, and the ingress network
     the secrets and configs that its tasks use which are wanted alive and have not ended
     every attachment, endpoint and backend of those networks · the endpoint and backends of each published service
     the backends of its own tasks
@@ -18,9 +19,11 @@ import msgspec
 
 from apiserver.mirror import (
     ATTACHMENTS_BY_NETWORK,
+    ATTACHMENTS_BY_NODE,
     BACKENDS_BY_NETWORK,
     BACKENDS_BY_NODE,
     BACKENDS_BY_SERVICE,
+    BY_UID,
     ENDPOINTS_BY_NETWORK,
     INGRESS_NETWORKS,
     PUBLISHED_ENDPOINTS,
@@ -49,23 +52,20 @@ def sent_first(cache_keys: Iterable[str]) -> list[str]:
 def networks_of(cache: Cache, node_uid: str) -> frozenset[str]:
     """Return the uids of the networks a node takes part in."""
     used = {network.metadata.uid for network in cache.by(INGRESS_NETWORKS, "").values()}
+    used |= {one.spec.network.uid for one in cache.by(ATTACHMENTS_BY_NODE, node_uid).values()}
     for task in cache.by(TASKS_BY_NODE, node_uid).values():
-        if not task.status.state.is_terminal:
-            used |= _uses(task)
+        used |= _live_uses(task, node_uid)
     return frozenset(used)
 
 
 def _live_uses(obj: o.Object | None, node_uid: str) -> set[str]:
-    """Return the networks that a task keeps on a node: none if it is over, or elsewhere."""
-    if not isinstance(obj, o.Task) or obj.spec.node is None or obj.spec.node.uid != node_uid:
-        return set()
-    return set() if obj.status.state.is_terminal else _uses(obj)
-
-
-def _uses(task: o.Task) -> set[str]:
-    return {one.network.uid for one in task.spec.addresses} | {
-        use.uid for use in task.spec.template.networks if use.uid
-    }
+    """Return the networks that a task or an Attachment keeps on a node: none if it is over, or elsewhere."""
+    match obj:
+        case o.Attachment():
+            return {obj.spec.network.uid} if obj.spec.node.uid == node_uid else set()
+        case o.Task() if obj.spec.node is not None and obj.spec.node.uid == node_uid:
+            return set() if obj.status.state.is_terminal else {one.network.uid for one in obj.spec.addresses}
+    return set()
 
 
 def files_of(cache: Cache, node_uid: str) -> frozenset[str]:
@@ -100,13 +100,19 @@ def wanted(cache: Cache, node_uid: str, networks: frozenset[str]) -> set[str]:
     """Return the keys of everything a node is told."""
     found: set[str] = {keys.CLUSTER, keys.node(node_uid)} | files_of(cache, node_uid)
     found |= cache.by(TASKS_BY_NODE, node_uid).keys() | cache.by(BACKENDS_BY_NODE, node_uid).keys()
-    found |= {key for key, network in cache.all(o.Network).items() if network.metadata.uid in networks}
     for uid in networks:
-        for index in _BY_NETWORK:
-            found |= cache.by(index, uid).keys()
+        found |= of_network(cache, uid)
     for key, endpoint in cache.by(PUBLISHED_ENDPOINTS, "").items():
         found |= {key} | cache.by(BACKENDS_BY_SERVICE, endpoint.spec.service.uid).keys()
     return {key for key in found if (kind := keys.kind_at(key)) is not None and cache.get(kind, key) is not None}
+
+
+def of_network(cache: Cache, uid: str) -> set[str]:
+    """Return the keys of a network and of all that belongs to it."""
+    found = set(cache.by(BY_UID[o.Network], uid))
+    for index in _BY_NETWORK:
+        found |= cache.by(index, uid).keys()
+    return found
 
 
 def is_wanted(cache: Cache, node_uid: str, networks: frozenset[str], files: frozenset[str], obj: o.Object) -> bool:
@@ -125,7 +131,7 @@ def is_wanted(cache: Cache, node_uid: str, networks: frozenset[str], files: froz
         case o.Attachment():
             return obj.spec.network.uid in networks
         case o.ServiceEndpoint():
-            return bool(obj.spec.ports) or any(on.network.uid in networks for on in obj.spec.networks)
+            return _is_published(obj) or any(on.network.uid in networks for on in obj.spec.networks)
         case o.Backend():
             return (
                 obj.spec.node.uid == node_uid
@@ -152,36 +158,42 @@ class Picture:
         self.files: frozenset[str] = frozenset()
         self._sent: dict[str, int] = {}
         self._pending: set[str] = set()
-        self._tasks_moved = self._files_moved = self._all_over = False
-        self.backends_moved = False
-        """Some backend changed, here or elsewhere: the node must say how far it is, even if it is told nothing."""
+        self._networks_moved = self._files_moved = False
+        self._republished: set[str] = set()
+        """Uids of services that publish ports now, or do so no more."""
+        self.others_moved = False
+        """Something is routed otherwise, here or elsewhere: the node must say how far it is, even if told nothing."""
 
     def complete(self, cache: Cache) -> list[str]:
         """Return the keys of one complete set, dependencies first."""
         self.networks, self.files = networks_of(cache, self.node_uid), files_of(cache, self.node_uid)
         self._sent = {key: _version(cache, key) for key in wanted(cache, self.node_uid, self.networks)}
-        self._pending.clear()
-        self._tasks_moved = self._files_moved = self._all_over = self.backends_moved = False
+        self._forget()
         return sent_first(self._sent)
 
     def offer(self, change: Change) -> None:
         """Note a change that may concern this node."""
         kind = change.kind
-        if kind is o.Task:
+        if kind is o.Task or kind is o.Attachment:
             before, after = _live_uses(change.old, self.node_uid), _live_uses(change.new, self.node_uid)
-            self._tasks_moved |= not before <= after or not after <= self.networks
+            self._networks_moved |= not before <= after or not after <= self.networks
+        if kind is o.Task:
             self._files_moved |= _live_files(change.old, self.node_uid) != _live_files(change.new, self.node_uid)
         elif kind is o.Network:
-            self._all_over = True
+            self._networks_moved = True
         elif kind is o.Backend:
-            self.backends_moved = True
+            self.others_moved = True
         elif kind is o.ServiceEndpoint:
-            self._all_over |= _is_published(change.old) != _is_published(change.new)
+            self.others_moved |= _is_withdrawn(change)
+            if _is_published(change.old) != _is_published(change.new):
+                self._republished |= {
+                    one.spec.service.uid for one in (change.old, change.new) if isinstance(one, o.ServiceEndpoint)
+                }
         self._pending.add(change.key)
 
     @property
     def is_behind(self) -> bool:
-        return bool(self._pending) or self.backends_moved
+        return bool(self._pending) or self.others_moved
 
     def take(self, cache: Cache) -> tuple[list[str], list[str]]:
         """Return what to put, dependencies first, and what to delete, dependencies last."""
@@ -189,11 +201,13 @@ class Picture:
             files = files_of(cache, self.node_uid)
             self._pending |= files ^ self.files
             self.files = files
-        if self._tasks_moved or self._all_over:
+        if self._networks_moved:
             networks = networks_of(cache, self.node_uid)
-            if self._all_over or networks != self.networks:
-                self.networks = networks
-                self._pending |= wanted(cache, self.node_uid, networks) ^ self._sent.keys()
+            for uid in networks ^ self.networks:
+                self._pending |= of_network(cache, uid)
+            self.networks = networks
+        for uid in self._republished:
+            self._pending |= cache.by(BACKENDS_BY_SERVICE, uid).keys()
         put, delete = [], []
         for key in self._pending:
             kind = keys.kind_at(key)
@@ -204,9 +218,13 @@ class Picture:
                     self._sent[key] = obj.metadata.resource_version
             elif self._sent.pop(key, None) is not None:
                 delete.append(key)
-        self._pending.clear()
-        self._tasks_moved = self._files_moved = self._all_over = self.backends_moved = False
+        self._forget()
         return sent_first(put), sent_first(delete)[::-1]
+
+    def _forget(self) -> None:
+        self._pending.clear()
+        self._republished.clear()
+        self._networks_moved = self._files_moved = self.others_moved = False
 
 
 def _version(cache: Cache, key: str) -> int:
@@ -217,6 +235,14 @@ def _version(cache: Cache, key: str) -> int:
 
 def _is_published(obj: o.Object | None) -> bool:
     return isinstance(obj, o.ServiceEndpoint) and bool(obj.spec.ports)
+
+
+def _is_withdrawn(change: Change) -> bool:
+    """Whether an Endpoint was changed in a way that waits until every node has followed."""
+    old, new = change.old, change.new
+    if not isinstance(old, o.ServiceEndpoint) or not any(one.vip for one in old.spec.networks):
+        return False
+    return not isinstance(new, o.ServiceEndpoint) or old.spec.networks != new.spec.networks
 
 
 class Pictures:

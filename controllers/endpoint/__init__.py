@@ -1,21 +1,25 @@
 """endpoint: where everything can be reached.
 
-Reconciles: tasks' and nodes' addresses, services' published ports, and the Backends that traffic is routed by.
+Reconciles: tasks', nodes' and services' addresses, published ports, and the Backends that traffic is routed by.
 Owns:       Endpoints, Backends, Attachments, and the Claims on addresses, dynamic ports and node numbers.
-Watches:    Services, Tasks, Nodes, Networks, Claims, what it owns, and Presences (who has programmed what).
+Watches:    Services, Tasks, Nodes, Networks, Claims, References, what it owns, and Presences (who programmed what).
 Writes:     what it owns, and a Task's addresses with `new` → `pending`.
 Source:     swarm semantics 4.10; the order in which a Backend comes and goes is DESIGN 9.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
-from controllers.endpoint.addresses import AddressView, AttachmentView, Taken
+from controllers.endpoint.addresses import AddressView
+from controllers.endpoint.attachments import NUMBER_PREFIX, AttachmentView, NumberView, Site, address_key, number_in
 from controllers.endpoint.backends import AppliedView, BackendView, is_waiting
 from controllers.endpoint.ledger import Pool, Waiting
 from controllers.endpoint.plan import NodeView, View, plan
 from controllers.endpoint.ports import DYNAMIC_LABEL, FIRST_DYNAMIC, LAST_DYNAMIC, ServiceView, is_dynamic
+from controllers.endpoint.sites import SiteAttachments, SiteNetworks, SiteNodes, Sites, tunnel_end
+from controllers.endpoint.vips import Wanted, Withdrawal, is_releasing, is_withdrawing
 from shoal.api import keys
 from shoal.api.objects import (
     Attachment,
@@ -24,6 +28,7 @@ from shoal.api.objects import (
     Network,
     Node,
     Presence,
+    Reference,
     Service,
     ServiceEndpoint,
     Task,
@@ -31,6 +36,7 @@ from shoal.api.objects import (
 from shoal.api.states import NodeState, Protocol
 from shoal.machinery.cache import Cache, Fold, Index
 from shoal.machinery.controller import Controller
+from shoal.rules.networks import INGRESS_LABEL
 
 AT_ONCE = 500
 """Tasks given addresses in one pass, so that others need not wait for thousands."""
@@ -42,6 +48,19 @@ _BACKENDS_BY_NODE = Index(Backend, lambda backend: (backend.spec.node.uid,))
 _BACKENDS_WAITING = Index(Backend, lambda backend: ("",) if is_waiting(backend) else ())
 _SERVICE_BY_UID = Index(Service, lambda service: (service.metadata.uid,))
 _ENDPOINT_BY_SERVICE = Index(ServiceEndpoint, lambda endpoint: (endpoint.spec.service.uid,))
+_ENDPOINTS_WITHDRAWING = Index(ServiceEndpoint, lambda endpoint: ("",) if is_withdrawing(endpoint) else ())
+_NETWORK_BY_UID = Index(Network, lambda network: (network.metadata.uid,))
+_ATTACHMENTS_BY_NODE = Index(Attachment, lambda attachment: (attachment.spec.node.uid,))
+
+
+def _held_network(reference: Reference) -> tuple[str, ...]:
+    """Return who holds a network by a Reference, except for the mesh's."""
+    owner = reference.metadata.owner
+    is_network = reference.to.kind == Network.KIND and INGRESS_LABEL not in reference.metadata.labels
+    return (owner.uid,) if owner is not None and is_network else ()
+
+
+_REFERENCES = Index(Reference, _held_network)
 
 
 def observe(key: str, cache: Cache) -> View | None:
@@ -49,8 +68,10 @@ def observe(key: str, cache: Cache) -> View | None:
     match what:
         case "addresses":
             return _observe_addresses(cache)
+        case "numbers":
+            return _observe_numbers(cache)
         case "attachments":
-            return _observe_attachments(cache)
+            return _observe_attachments(uid, cache)
         case "service":
             return _observe_service(uid, cache)
         case "task":
@@ -87,36 +108,69 @@ def _claims_over(pool: Pool, cache: Cache) -> tuple[Claim, ...]:
     return tuple(over)
 
 
-def _observe_attachments(cache: Cache) -> AttachmentView:
+def _observe_numbers(cache: Cache) -> NumberView | None:
     pool = cache.fold(Pool)
     nodes = {node.metadata.uid: node for node in cache.all(Node).values()}
-    networks = {network.metadata.uid: network for network in cache.all(Network).values()}
-    ingress = next((network for network in networks.values() if network.spec.ingress), None)
-    stale, moved, attached = [], [], set()
-    for key in sorted(cache.all(Attachment)):
-        attachment = cache.all(Attachment)[key]
-        spec = attachment.spec
-        if spec.network.uid not in networks or spec.node.uid not in nodes:
-            stale.append(attachment)
-            continue
-        address = nodes[spec.node.uid].status.address
-        if spec.vtep != address:
-            moved.append((attachment, address))
-        if ingress is not None and spec.network.uid == ingress.metadata.uid and not spec.container:
-            attached.add(spec.node.uid)
-    bare = tuple(nodes[uid] for uid in sorted(set(nodes) - attached)) if ingress is not None else ()
-    gone = tuple(sorted(set(pool.node_owners) - set(nodes)))
-    asked = {*(node.metadata.uid for node in bare), *(one.spec.node.uid for one in stale), *gone}
-    return AttachmentView(
-        ingress=ingress,
-        taken=pool.taken(ingress.metadata.uid) if ingress is not None and bare else Taken(),
-        bare=bare,
-        moved=tuple(moved),
-        stale=tuple(stale),
-        claims={uid: tuple(pool.by_owner.get(uid, {}).values()) for uid in asked},
-        gone=gone,
-        numbers=frozenset(pool.numbers) if bare else frozenset(),
+    bare = tuple(nodes[uid] for uid in sorted(nodes) if not number_in(pool.by_owner.get(uid, {})))
+    gone = {uid: _unbound(uid, pool, cache) for uid in sorted(pool.node_owners.keys() - nodes)}
+    gone = {uid: claims for uid, claims in gone.items() if claims and not cache.is_unreadable(keys.node(uid))}
+    return NumberView(bare, frozenset(pool.numbers), gone) if bare or gone else None
+
+
+def _unbound(node: str, pool: Pool, cache: Cache) -> tuple[Claim, ...]:
+    """Return what a removed node holds, except what goes with its Attachments."""
+    bound = {address_key(attachment) for attachment in cache.by(_ATTACHMENTS_BY_NODE, node).values()}
+    return tuple(claim for key, claim in sorted(pool.by_owner[node].items()) if key not in bound)
+
+
+def _observe_attachments(uid: str, cache: Cache) -> AttachmentView | None:
+    sites, pool = cache.fold(Sites), cache.fold(Pool)
+    network = next(iter(cache.by(_NETWORK_BY_UID, uid).values()), None)
+    found = []
+    for node in sorted(sites.unchecked.get(uid, ())):
+        site = _observe_site(uid, node, cache)
+        if _is_in_order(site, network):
+            sites.unchecked[uid].discard(node)
+        else:
+            found.append(site)
+    if not sites.unchecked.get(uid):
+        sites.unchecked.pop(uid, None)
+    return AttachmentView(network, tuple(found), pool.taken(uid)) if found else None
+
+
+def _observe_site(network: str, uid: str, cache: Cache) -> Site:
+    sites, pool = cache.fold(Sites), cache.fold(Pool)
+    node = cache.get(Node, keys.node(uid))
+    there = [one for one in cache.sorted_by(_ATTACHMENTS_BY_NODE, uid) if one.spec.network.uid == network]
+    own = next((one for one in there if not one.spec.container), None)
+    held = pool.by_owner.get(uid, {})
+    claim = held.get(address_key(own)) if own is not None else None
+    is_lost = node is None and not cache.is_unreadable(keys.node(uid))
+    return Site(
+        node=node,
+        attachment=own if node is not None or is_lost else None,
+        is_used=sites.is_used((network, uid)),
+        ended_at=sites.ended_at((network, uid)),
+        number=number_in(held),
+        claims=(claim,) if claim is not None else (),
+        containers=tuple((one, _held(one, cache)) for one in there if is_lost and one.spec.container),
     )
+
+
+def _held(container: Attachment, cache: Cache) -> tuple[Claim | Reference, ...]:
+    """Return what a plain container's Attachment holds: its address, and the network."""
+    uid = container.metadata.uid
+    claims = cache.fold(Pool).by_owner.get(uid, {})
+    return (*(claims[key] for key in sorted(claims)), *cache.sorted_by(_REFERENCES, uid))
+
+
+def _is_in_order(site: Site, network: Network | None) -> bool:
+    own = site.attachment
+    if own is None:
+        return not site.containers and (network is None or site.node is None or not site.is_used)
+    if network is None or site.node is None or not site.is_used:
+        return False
+    return (own.spec.vtep, own.spec.number) == (tunnel_end(site.node), site.number or own.spec.number)
 
 
 def _observe_service(uid: str, cache: Cache) -> ServiceView | None:
@@ -127,7 +181,30 @@ def _observe_service(uid: str, cache: Cache) -> ServiceView | None:
         return None
     held = pool.by_owner.get(uid, {})
     dynamic = tuple(held[key] for key in sorted(held) if DYNAMIC_LABEL in held[key].metadata.labels)
-    return ServiceView(service, endpoint, dynamic, _free_ports(service, pool))
+    if service is None and endpoint is None:
+        dynamic += tuple(_vips(held).values())
+    networks = tuple(_wanted_networks(service, held, pool, cache)) if service is not None else ()
+    return ServiceView(service, endpoint, dynamic, _free_ports(service, pool), networks)
+
+
+def _wanted_networks(service: Service, held: Mapping[str, Claim], pool: Pool, cache: Cache) -> Iterator[Wanted]:
+    """Yield the networks of a service's spec in their order, then those it still holds."""
+    uses = {use.uid: use.aliases for use in service.spec.networks}
+    kept = (reference.to.uid for reference in cache.sorted_by(_REFERENCES, service.metadata.uid))
+    for uid in dict.fromkeys((*uses, *kept)):
+        network = next(iter(cache.by(_NETWORK_BY_UID, uid).values()), None)
+        if network is not None and not network.spec.predefined:
+            yield Wanted(network, pool.taken(uid), _vips(held).get(uid), uses.get(uid))
+
+
+def _vips(held: Mapping[str, Claim]) -> dict[str, Claim]:
+    """Return the VIPs among what a service holds, by network uid; not those that are being given back."""
+    found = {}
+    for key in sorted(held):
+        parts = held[key].key.split("/")
+        if parts[0] == "addresses" and not is_releasing(held[key]):
+            found[parts[1].rpartition(".")[2]] = held[key]
+    return found
 
 
 def _free_ports(service: Service | None, pool: Pool) -> Mapping[Protocol, tuple[int, ...]]:
@@ -150,8 +227,9 @@ def _observe_backend(uid: str, cache: Cache) -> BackendView:
 
 
 def _observe_applied(cache: Cache) -> AppliedView | None:
-    waiting = cache.by(_BACKENDS_WAITING, "")
-    if not waiting:
+    pool = cache.fold(Pool)
+    waiting, withdrawing = cache.by(_BACKENDS_WAITING, ""), cache.sorted_by(_ENDPOINTS_WITHDRAWING, "")
+    if not (waiting or withdrawing or pool.releasing):
         return None
     nodes = [uid.metadata.uid for uid in cache.all(Node).values() if uid.status.state is NodeState.READY]
     applied: dict[str, int] = {}
@@ -159,54 +237,99 @@ def _observe_applied(cache: Cache) -> AppliedView | None:
         for uid, revision in presence.applied.items():
             applied[uid] = max(revision, applied.get(uid, 0))
     lowest = min((applied.get(uid, 0) for uid in nodes), default=cache.revision)
-    return AppliedView(tuple(waiting[key] for key in sorted(waiting)), lowest)
+    return AppliedView(
+        waiting=tuple(waiting[key] for key in sorted(waiting)),
+        lowest=lowest,
+        withdrawals=tuple(_withdrawal(endpoint, pool, cache) for endpoint in withdrawing),
+        releasing=tuple(pool.releasing[key] for key in sorted(pool.releasing)),
+    )
+
+
+def _withdrawal(endpoint: ServiceEndpoint, pool: Pool, cache: Cache) -> Withdrawal:
+    ref = endpoint.spec.service
+    service = next(iter(cache.by(_SERVICE_BY_UID, ref.uid).values()), None)
+    held = pool.by_owner.get(ref.uid, {})
+    wanted = _wanted_networks(service, held, pool, cache) if service is not None else ()
+    is_orphan = service is None and not cache.is_unreadable(keys.service(ref.name))
+    return Withdrawal(endpoint, is_orphan, frozenset(one.network.metadata.uid for one in wanted), _vips(held))
 
 
 def _task_keys(task: Task) -> Iterable[str]:
     if task.spec.addresses:
-        return "addresses", f"task/{task.metadata.uid}"
+        networks = task.spec.addresses if task.spec.node is not None else ()
+        on = (f"attachments/{one.network.uid}" for one in networks)
+        return "addresses", f"task/{task.metadata.uid}", *on
     return ("addresses",) if task.status.state.value == "new" else ()
 
 
 def _node_keys(node: Node) -> Iterable[str]:
-    return "attachments", "applied", f"node/{node.metadata.uid}"
+    return "numbers", "applied", f"node/{node.metadata.uid}"
+
+
+def _networks_of_node(node: Node, cache: Cache) -> Iterable[str]:
+    return (f"attachments/{uid}" for uid in cache.fold(Sites).networks_of(node.metadata.uid))
+
+
+def _networks_of_holder(claim: Claim, cache: Cache) -> Iterable[str]:
+    """A node that has just got its number may be waiting for it."""
+    owner = claim.metadata.owner
+    if owner is None or owner.kind != "Node" or not claim.key.startswith(NUMBER_PREFIX):
+        return ()
+    return (f"attachments/{uid}" for uid in cache.fold(Sites).networks_of(owner.uid))
 
 
 def _claim_keys(claim: Claim) -> Iterable[str]:
     owner = claim.metadata.owner
     kind, uid = (owner.kind, owner.uid) if owner is not None else ("", "")
-    if kind == "Service":
-        return (f"service/{uid}",)
-    return ("attachments",) if kind == "Node" else ("addresses",)
+    match kind:
+        case "Service":
+            return f"service/{uid}", *(("applied",) if is_releasing(claim) else ())
+        case "Node":
+            return ("numbers",)
+        case "Task":
+            return ("addresses",)
+    return ()
+
+
+def _endpoint_keys(endpoint: ServiceEndpoint) -> Iterable[str]:
+    return f"service/{endpoint.spec.service.uid}", *(("applied",) if is_withdrawing(endpoint) else ())
+
+
+def _reference_keys(reference: Reference) -> Iterable[str]:
+    owner = reference.metadata.owner
+    is_of_service = owner is not None and owner.kind == "Service" and bool(_held_network(reference))
+    return (f"service/{owner.uid}",) if owner is not None and is_of_service else ()
 
 
 def _backend_keys(backend: Backend) -> Iterable[str]:
     return "applied", "addresses", f"task/{backend.spec.task.uid}"
 
 
-def make_folds() -> tuple[Fold[Claim], Fold[Task]]:
-    pool = Pool()
-    return pool, Waiting(pool)
+def make_folds() -> tuple[Fold[Any], ...]:
+    pool, sites = Pool(), Sites()
+    return pool, Waiting(pool), sites, SiteNodes(sites), SiteAttachments(sites), SiteNetworks(sites)
 
 
 CONTROLLER = Controller[View](
     name="endpoint",
     watches={
         Service: lambda service: (f"service/{service.metadata.uid}",),
-        ServiceEndpoint: lambda endpoint: (f"service/{endpoint.spec.service.uid}",),
+        ServiceEndpoint: _endpoint_keys,
+        Reference: _reference_keys,
         Task: _task_keys,
         Backend: _backend_keys,
         Node: _node_keys,
-        Network: lambda _: ("addresses", "attachments"),
-        Attachment: lambda _: ("attachments",),
+        Network: lambda network: ("addresses", f"attachments/{network.metadata.uid}"),
+        Attachment: lambda attachment: (f"attachments/{attachment.spec.network.uid}",),
         Claim: _claim_keys,
         Presence: lambda _: ("applied",),
     },
+    reaches={Node: _networks_of_node, Claim: _networks_of_holder},
     observe=observe,
     plan=plan,
     indexes=(
         _TASK_BY_UID, _TASKS_BY_NODE, _BACKEND_BY_TASK, _BACKENDS_BY_NODE, _BACKENDS_WAITING, _SERVICE_BY_UID,
-        _ENDPOINT_BY_SERVICE,
+        _ENDPOINT_BY_SERVICE, _ENDPOINTS_WITHDRAWING, _NETWORK_BY_UID, _ATTACHMENTS_BY_NODE, _REFERENCES,
     ),
     folds=make_folds,
     live=True,

@@ -13,10 +13,14 @@ from datetime import datetime
 
 from msgspec.structs import replace
 
+from controllers.endpoint.vips import Withdrawal, plan_withdrawal
 from shoal.api.meta import Meta, Owner, Ref, derived_uid
-from shoal.api.objects import Backend, BackendSpec, BackendStatus, Node, Task
+from shoal.api.objects import Backend, BackendSpec, BackendStatus, Claim, Node, Task
 from shoal.api.states import NodeState, TaskState
 from shoal.machinery.controller import Action, Create, Plan, Remove, Replace, still_exists
+
+SHORT_ID = 12
+"""Digits of a container's id that Docker shows, and that are a name of the container on its networks."""
 
 _LOST = (NodeState.DOWN, NodeState.DISCONNECTED)
 
@@ -32,10 +36,13 @@ class BackendView:
 
 @dataclass(frozen=True)
 class AppliedView:
-    """Backends that wait until all nodes have followed, and the revision that all ready nodes have reached."""
+    """What waits until all nodes have followed, and the revision that all ready nodes have reached."""
 
     waiting: tuple[Backend, ...]
     lowest: int
+    withdrawals: tuple[Withdrawal, ...] = ()
+    releasing: tuple[Claim, ...] = ()
+    """Claims of VIPs that no Endpoint has any more."""
 
 
 def is_waiting(backend: Backend) -> bool:
@@ -72,7 +79,7 @@ def _backend_action(view: BackendView, now: datetime) -> Action | None:
     ready = is_routable(task, view.node)
     if ready == backend.status.ready:
         return None
-    new = replace(backend, status=BackendStatus(ready=ready))
+    new = replace(backend, status=BackendStatus(ready=ready, container=_container(task) or backend.status.container))
     return Action("BackendReady" if ready else "BackendDraining", (Replace(new),))
 
 
@@ -85,15 +92,26 @@ def _create(task: Task, node: Node | None, now: datetime) -> Action | None:
     ref = Ref(task.metadata.name, task.metadata.uid)
     backend = Backend(
         metadata=Meta(name=ref.name, uid=derived_uid("backend", ref.uid), owner=Owner("Task", ref.name, ref.uid)),
-        spec=BackendSpec(task.spec.service, ref, where, task.spec.addresses),
-        status=BackendStatus(ready=ready, drained_at=None if ready else now),
+        spec=BackendSpec(task.spec.service, ref, where, task.spec.addresses, task.spec.slot),
+        status=BackendStatus(ready=ready, drained_at=None if ready else now, container=_container(task)),
     )
     return Action("BackendCreated", (Create(backend),), (still_exists(task),))
 
 
+def _container(task: Task) -> str:
+    """Return the short id of a task's container, "" before it is known."""
+    return task.status.container.id[:SHORT_ID] if task.status.container is not None else ""
+
+
 def plan_applied(view: AppliedView, now: datetime) -> Plan:
-    """Note for each waiting Backend that all ready nodes have followed its last change."""
-    actions = []
+    """Do what had to wait until all ready nodes have followed a change."""
+    followed = [one for one in view.withdrawals if one.endpoint.metadata.resource_version <= view.lowest]
+    actions = [plan_withdrawal(one) for one in followed]
+    actions += [
+        Action("VipReleased", (Remove(claim),))
+        for claim in view.releasing
+        if claim.metadata.resource_version <= view.lowest
+    ]
     for backend in view.waiting:
         if backend.metadata.resource_version <= view.lowest:
             ready = backend.status.ready

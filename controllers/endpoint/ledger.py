@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from itertools import islice
 
 from controllers.endpoint.addresses import Taken
+from controllers.endpoint.vips import is_releasing
 from shoal.api.keys import key_of
 from shoal.api.objects import Claim, Task
 from shoal.api.states import TaskState
@@ -22,6 +23,8 @@ class Pool(Fold[Claim]):
         self.node_owners: Counter[str] = Counter()
         self.numbers: set[int] = set()
         self.ports: defaultdict[str, Counter[int]] = defaultdict(Counter)
+        self.releasing: dict[str, Claim] = {}
+        """Claims of VIPs that no Endpoint has any more, by key."""
         self.unchecked: set[str] = set()
         """Uids of tasks that may be over while they still hold claims. Checked and emptied by the reader."""
         self._addresses: defaultdict[str, set[str]] = defaultdict(set)
@@ -31,6 +34,9 @@ class Pool(Fold[Claim]):
         claim = new if new is not None else old
         assert claim is not None
         self._own(old, new)
+        self.releasing.pop(key_of(claim), None)
+        if new is not None and is_releasing(new):
+            self.releasing[key_of(new)] = new
         match claim.key.split("/"):
             case ["addresses", holder, address]:
                 network = holder.rpartition(".")[2]

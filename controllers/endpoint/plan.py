@@ -1,11 +1,12 @@
 """What the endpoint controller decides: one view and one plan for each of its keys. Pure.
 
-addresses        tasks' addresses, given and taken back (one key: they come from one pool)
-attachments      nodes' addresses and numbers
-service/<uid>    a service's ports as published
-task/<uid>       a task's Backend
-node/<uid>       the Backends of a node's tasks, when the node is lost or comes back
-applied          Backends that wait for all nodes to follow
+addresses            tasks' addresses, given and taken back (one key: they come from one pool)
+numbers              nodes' numbers, and what removed nodes hold
+attachments/<uid>    nodes' own addresses on a network
+service/<uid>        a service's ports as published, its networks and virtual IPs
+task/<uid>           a task's Backend
+node/<uid>           the Backends of a node's tasks, when the node is lost or comes back
+applied              Backends and virtual IPs that wait for all nodes to follow
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from controllers.endpoint.addresses import AddressView, AttachmentView, plan_addresses, plan_attachments
+from controllers.endpoint.addresses import AddressView, plan_addresses
+from controllers.endpoint.attachments import AttachmentView, NumberView, plan_attachments, plan_numbers
 from controllers.endpoint.backends import AppliedView, BackendView, plan_applied, plan_backend
 from controllers.endpoint.ports import ServiceView, plan_ports
 from shoal.machinery.controller import Plan
@@ -26,13 +28,15 @@ class NodeView:
     backends: tuple[BackendView, ...]
 
 
-View = AddressView | AttachmentView | ServiceView | BackendView | NodeView | AppliedView
+View = AddressView | NumberView | AttachmentView | ServiceView | BackendView | NodeView | AppliedView
 
 
 def plan(view: View, now: datetime) -> Plan:
     match view:
         case AddressView():
             return plan_addresses(view, now)
+        case NumberView():
+            return plan_numbers(view)
         case AttachmentView():
             return plan_attachments(view, now)
         case ServiceView():

@@ -1,19 +1,20 @@
-"""A service's ports as published: explicit ones as given, dynamic ones resolved and kept. Pure.
+"""A service's Endpoint: its ports as published, explicit ones as given, dynamic ones resolved and kept. Pure.
 
 The API server claims explicit ports with the spec. A dynamic port's claim is written with the Endpoint and labelled,
 so that it is known whose it is to give back. A resolved port stays with its target and protocol across updates.
+The networks and virtual IPs that go into the same Endpoint are `vips`'s.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Final
 
 from msgspec.structs import replace
 
-from controllers.endpoint.addresses import make_claim
+from controllers.endpoint.addresses import RETRY, make_claim
+from controllers.endpoint.vips import Wanted, plan_networks, withdrawn
 from shoal.api import keys
 from shoal.api.defaults import endpoint_mode
 from shoal.api.meta import Meta, Owner, Ref, derived_uid
@@ -27,21 +28,21 @@ FIRST_DYNAMIC: Final = 30000
 LAST_DYNAMIC: Final = 32767
 """Swarm's range (semantics 4.10), for each protocol apart."""
 
-RETRY: Final = timedelta(seconds=5)
-"""Before another look for a port where all were taken; Swarm's allocator looks again at any change."""
-
 DYNAMIC_LABEL: Final = "shoal.port"
 DYNAMIC: Final = {DYNAMIC_LABEL: "dynamic"}
 
 
 @dataclass(frozen=True)
 class ServiceView:
-    """A service (None = deleted), its Endpoint, its dynamic claims, and enough free ports of each protocol."""
+    """A service (None = deleted), its Endpoint, its claims that endpoint made for ports (with neither service nor
+    Endpoint left: for VIPs too), and enough free ports of each protocol.
+    """
 
     service: Service | None
     endpoint: ServiceEndpoint | None
     dynamic: tuple[Claim, ...]
     free: Mapping[Protocol, tuple[int, ...]]
+    networks: tuple[Wanted, ...] = ()
 
 
 def is_dynamic(port: Port) -> bool:
@@ -51,10 +52,20 @@ def is_dynamic(port: Port) -> bool:
 def plan_ports(view: ServiceView) -> Plan:
     """Bring one service's Endpoint up to date, or clear up after a service that was deleted."""
     if view.service is None:
-        endpoint = (Action("EndpointRemoved", (Remove(view.endpoint),)),) if view.endpoint is not None else ()
-        claims = tuple(Action("PortReleased", (Remove(claim),)) for claim in view.dynamic)
-        return Plan((*endpoint, *claims), independent=True)
+        claims = tuple(Action("ClaimReleased", (Remove(claim),)) for claim in view.dynamic)
+        return Plan((*_taken_down(view.endpoint), *claims), independent=True)
     return _plan_endpoint(view.service, view)
+
+
+def _taken_down(endpoint: ServiceEndpoint | None) -> tuple[Action, ...]:
+    """Remove the Endpoint of a deleted service; one with virtual IPs loses its names and ports first."""
+    if endpoint is None:
+        return ()
+    left = withdrawn(endpoint)
+    if not left:
+        return (Action("EndpointRemoved", (Remove(endpoint),)),)
+    spec = replace(endpoint.spec, networks=left, ports=())
+    return (Action("EndpointWithdrawn", (Replace(replace(endpoint, spec=spec)),)),) if spec != endpoint.spec else ()
 
 
 def _plan_endpoint(service: Service, view: ServiceView) -> Plan:
@@ -62,15 +73,19 @@ def _plan_endpoint(service: Service, view: ServiceView) -> Plan:
     ref = Ref(service.metadata.name, service.metadata.uid)
     owner = Owner("Service", ref.name, ref.uid)
     mode = endpoint_mode(service.spec)
-    message = f"no free {', '.join(missing)} port between {FIRST_DYNAMIC} and {LAST_DYNAMIC}" if missing else ""
     old = view.endpoint
-    spec = EndpointSpec(service=ref, mode=mode.value, ports=ports, message=message)
+    networks = plan_networks(service, mode, view.networks, old)
+    problems = [f"no free {', '.join(missing)} port between {FIRST_DYNAMIC} and {LAST_DYNAMIC}"] if missing else []
+    problems += [f"network {name} has no free address for the service's virtual IP" for name in networks.full]
+    message = "; ".join(problems)
+    spec = EndpointSpec(service=ref, mode=mode.value, ports=ports, networks=networks.entries, message=message)
     steps: list[Step] = []
     if old is None:
         meta = Meta(name=ref.name, uid=derived_uid("endpoint", ref.uid), owner=owner)
         steps.append(Create(ServiceEndpoint(metadata=meta, spec=spec)))
     elif old.spec != spec:
         steps.append(Replace(replace(old, spec=spec)))
+    steps += networks.steps
     compares: list[Compare] = []
     for port in fresh:
         key = keys.ingress_port_claim(port.protocol, port.published)
@@ -81,7 +96,9 @@ def _plan_endpoint(service: Service, view: ServiceView) -> Plan:
     wait = RETRY if message else None
     if not steps:
         return Plan(requeue_after=wait, because=message)
-    action = Action("PortsPublished", tuple(steps), (is_unchanged(service), *compares), message, service, bool(message))
+    action = Action(
+        "EndpointWritten", tuple(steps), (is_unchanged(service), *compares), message, service, bool(message)
+    )
     return Plan((action,), requeue_after=wait, because=message)
 
 

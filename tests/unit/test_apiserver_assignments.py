@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TypeVar
+
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,8 +18,10 @@ from shoal.api.codec import with_meta
 from shoal.api.meta import Meta, derived_uid
 from shoal.api.states import TaskState
 from shoal.api.template import Port
-from shoal.machinery.cache import Cache
+from shoal.machinery.cache import Cache, Index
 from shoal.machinery.testkit import make_cluster, make_network, make_node, make_service, make_task, ref_of
+
+T = TypeVar("T", bound=o.Object)
 
 NODES = [make_node(name) for name in ("n1", "n2")]
 NETWORKS = [make_network("ingress"), *(make_network(f"net{n}", subnet=f"10.0.{n}.0/24") for n in (1, 2))]
@@ -76,11 +82,20 @@ def backend_of(task: o.Task, *, ready: bool = True) -> o.Backend:
     )
 
 
-def endpoint_of(service: int, published: bool) -> o.ServiceEndpoint:
+def endpoint_of(service: int, published: bool, network: int | None = None) -> o.ServiceEndpoint:
     ports = (Port(80, 8080),) if published else ()
     ref = ref_of(SERVICES[service])
+    networks = () if network is None else (o.EndpointNetwork(ref_of(NETWORKS[network]), f"10.0.{network}.9/24"),)
     return o.ServiceEndpoint(
-        metadata=Meta(name=ref.name, uid=derived_uid("endpoint", ref.uid)), spec=o.EndpointSpec(ref, ports=ports)
+        metadata=Meta(name=ref.name, uid=derived_uid("endpoint", ref.uid)),
+        spec=o.EndpointSpec(ref, ports=ports, networks=networks),
+    )
+
+
+def attachment_of(network: int, node: int) -> o.Attachment:
+    return o.Attachment(
+        metadata=Meta(name="a", uid=derived_uid("a", str(network), str(node))),
+        spec=o.AttachmentSpec(ref_of(NETWORKS[network]), ref_of(NODES[node])),
     )
 
 
@@ -95,16 +110,9 @@ TASKS = st.builds(
 OBJECTS = st.one_of(
     TASKS,
     st.builds(backend_of, TASKS, ready=st.booleans()),
-    st.builds(endpoint_of, st.integers(0, 1), st.booleans()),
+    st.builds(endpoint_of, st.integers(0, 1), st.booleans(), st.one_of(st.none(), st.integers(1, 2))),
     st.sampled_from(NETWORKS),
-    st.builds(
-        lambda network, node: o.Attachment(
-            metadata=Meta(name="a", uid=derived_uid("a", str(network), str(node))),
-            spec=o.AttachmentSpec(ref_of(NETWORKS[network]), ref_of(NODES[node])),
-        ),
-        st.integers(0, 2),
-        st.integers(0, 1),
-    ),
+    st.builds(attachment_of, st.integers(0, 2), st.integers(0, 1)),
 )
 
 
@@ -146,6 +154,71 @@ def test_a_node_that_is_told_nothing_still_learns_that_backends_moved() -> None:
     stage = Stage()
     stage.write(backend_of(task_of(0, 1, 1, 1, None)))
     picture = stage.picture[NODES[0].metadata.uid]
-    assert picture.backends_moved
+    assert picture.others_moved
     assert picture.take(stage.cache) == ([], [])
     assert not picture.is_behind
+
+
+def test_a_node_is_told_of_a_network_with_its_attachment_and_all_that_belongs_to_it() -> None:
+    stage = Stage()
+    far = task_of(0, 1, 1, 1, 1)
+    for obj in (far, backend_of(far), endpoint_of(0, published=False, network=1)):
+        stage.write(obj)
+    stage.flush()
+    here = NODES[0].metadata.uid
+    assert not any("/net1" in key for key in stage.told[here])
+    stage.write(attachment_of(1, 0))
+    stage.flush()
+    assert stage.told[here] == stage.whole(here)
+    assert {key.split("/")[2] for key in stage.told[here]} >= {"networks", "attachments", "endpoints", "backends"}
+    stage.write(attachment_of(1, 0), remove=True)
+    stage.flush()
+    assert not any("net1" in key or "backends" in key for key in stage.told[here])
+
+
+def test_a_virtual_ip_that_goes_is_acknowledged_by_nodes_that_never_heard_of_it() -> None:
+    stage = Stage()
+    endpoint = endpoint_of(0, published=False, network=1)
+    stage.write(endpoint)
+    picture = stage.picture[NODES[0].metadata.uid]
+    assert not picture.others_moved, "nobody waits for a new one"
+    stage.write(endpoint, remove=True)
+    assert picture.others_moved
+
+
+class Counting(Cache):
+    """A cache that counts how often it is asked."""
+
+    asked = 0
+
+    def get(self, kind: type[T], key: str) -> T | None:
+        self.asked += 1
+        return super().get(kind, key)
+
+    def by(self, index: Index[T], value: str) -> Mapping[str, T]:
+        self.asked += 1
+        return super().by(index, value)
+
+
+@pytest.mark.parametrize("services", [1, 1000])
+def test_one_changed_backend_costs_the_same_however_many_there_are(services: int) -> None:
+    cache = Counting(INDEXES)
+    network, node = NETWORKS[1], NODES[0]
+    cache.set(keys.key_of(network), with_meta(network, resource_version=1))
+    attached = attachment_of(1, 0)
+    cache.set(keys.key_of(attached), with_meta(attached, resource_version=1))
+    backends = []
+    for number in range(services):
+        service = make_service(f"s{number}")
+        for slot in range(10):
+            address = o.TaskAddress(ref_of(network), f"10.0.{number % 250}.{slot}/8", "02:42:0a:00:00:01")
+            backends.append(backend_of(make_task(service, slot, node=NODES[1], addresses=(address,))))
+            cache.set(keys.key_of(backends[-1]), with_meta(backends[-1], resource_version=1))
+    picture, pictures = Picture(node.metadata.uid), Pictures()
+    picture.complete(cache)
+    pictures.add(picture)
+    cache.asked = 0
+    changed = with_meta(msgspec.structs.replace(backends[3], status=o.BackendStatus(False)), resource_version=2)
+    pictures.offer([cache.set(keys.key_of(changed), changed)])  # type: ignore[list-item]
+    assert picture.take(cache) == ([keys.key_of(changed)], [])
+    assert cache.asked <= 3

@@ -19,6 +19,7 @@ from tests.support.picture import Picture
 WEB = make_service("web", replicas=3, ports=(Port(80, 8080),))
 NODE = make_node("n1", address="192.168.7.1")
 INGRESS = make_network()
+ATTACHMENTS = ("numbers", f"attachments/{INGRESS.metadata.uid}")
 UNDER = f"addresses/ingress.{INGRESS.metadata.uid}/"
 
 
@@ -46,7 +47,7 @@ def test_a_waiting_task_gets_address_mac_and_claim_and_becomes_pending() -> None
 
 def test_a_node_gets_address_number_and_tunnel_end() -> None:
     picture = Picture(CONTROLLER, INGRESS, NODE)
-    picture.settle("attachments")
+    picture.settle(*ATTACHMENTS)
     spec = picture.one(Attachment).spec
     assert (spec.address, spec.mac, spec.vtep, spec.number) == ("10.0.0.2/24", "02:42:0a:00:00:02", "192.168.7.1", 1)
     assert [claim.key for claim in picture.all(Claim)] == [f"{UNDER}10.0.0.2", "claims/node-number/1"]
@@ -54,39 +55,39 @@ def test_a_node_gets_address_number_and_tunnel_end() -> None:
 
 def test_tasks_and_nodes_never_share_an_address() -> None:
     picture = Picture(CONTROLLER, INGRESS, NODE, make_node("n2"), *(fresh(slot) for slot in range(1, 6)))
-    picture.settle("addresses", "attachments")
+    picture.settle("addresses", *ATTACHMENTS)
     assert len(claimed(picture)) == len(set(claimed(picture))) == 7
     assert "10.0.0.1" not in claimed(picture)
 
 
 def test_a_node_that_was_removed_gives_everything_back() -> None:
     picture = Picture(CONTROLLER, INGRESS, NODE, make_node("n2"))
-    picture.settle("attachments")
+    picture.settle(*ATTACHMENTS)
     picture.drop(NODE)
-    picture.settle("attachments")
+    picture.settle(*ATTACHMENTS)
     assert [one.spec.node.name for one in picture.all(Attachment)] == ["n2"]
     assert len(picture.all(Claim)) == 2
 
 
 def test_a_node_keeps_its_number_when_the_network_is_made_anew() -> None:
     picture = Picture(CONTROLLER, INGRESS, NODE, make_node("n2"))
-    picture.settle("attachments")
+    picture.settle(*ATTACHMENTS)
     before = {one.spec.node.name: one.spec.number for one in picture.all(Attachment)}
     picture.drop(INGRESS)
-    picture.settle("attachments")
+    picture.settle(*ATTACHMENTS)
     assert picture.all(Attachment) == []
     assert claimed(picture) == []
     again = make_network()
     picture.put(replace(again, metadata=replace(again.metadata, uid="b" * 25)))
-    picture.settle("attachments")
+    picture.settle("attachments/" + "b" * 25)
     assert {one.spec.node.name: one.spec.number for one in picture.all(Attachment)} == before
 
 
 def test_the_tunnel_end_follows_the_node_and_nothing_else_is_written() -> None:
     picture = Picture(CONTROLLER, INGRESS, NODE)
-    picture.settle("attachments")
+    picture.settle(*ATTACHMENTS)
     picture.put(replace(NODE, status=replace(NODE.status, address="192.168.7.9")))
-    assert len(picture.step("attachments").actions) == 1
+    assert len(picture.step(ATTACHMENTS[1]).actions) == 1
     assert picture.one(Attachment).spec.vtep == "192.168.7.9"
 
 

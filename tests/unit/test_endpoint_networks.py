@@ -1,0 +1,260 @@
+"""Virtual IPs and nodes' Attachments: when they come, what keeps them, and in which order they go."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from apiserver.references import make_reference
+from controllers.endpoint import CONTROLLER
+from shoal.api.meta import Meta, Owner, Ref
+from shoal.api.objects import (
+    Attachment,
+    Backend,
+    Claim,
+    ContainerStatus,
+    EndpointNetwork,
+    Network,
+    Presence,
+    Reference,
+    Service,
+    ServiceEndpoint,
+    Task,
+    TaskStatus,
+)
+from shoal.api.states import DesiredState, EndpointMode, TaskState
+from shoal.api.template import Endpoint, NetworkUse
+from shoal.machinery.clock import VirtualClock
+from shoal.machinery.testkit import make_network, make_node, make_service, make_task
+from tests.support.picture import Picture
+
+NODE = make_node("n1", address="192.168.7.1")
+FRONT = make_network("front", subnet="10.0.1.0/24", ingress=False)
+BACK = make_network("back", subnet="10.0.2.0/24", ingress=False)
+NOW = VirtualClock.START
+DNSRR = Endpoint(EndpointMode.DNSRR)
+
+
+def ref(network: Network) -> Ref:
+    return Ref(network.metadata.name, network.metadata.uid)
+
+
+def use(network: Network, *aliases: str) -> NetworkUse:
+    return NetworkUse(network.metadata.name, aliases=aliases, uid=network.metadata.uid)
+
+
+def holds(service: Service, *networks: Network) -> tuple[Reference, ...]:
+    owner = Owner("Service", service.metadata.name, service.metadata.uid)
+    return tuple(make_reference(Network, ref(network), owner) for network in networks)
+
+
+WEB = make_service("web", networks=(use(FRONT, "site"),))
+
+
+class World(Picture):
+    """A picture with the service `web` on FRONT, settled; `all_follow` lets the node report what it has programmed."""
+
+    def __init__(self, *objects: Any, service: Service = WEB) -> None:
+        super().__init__(CONTROLLER, FRONT, BACK, NODE, service, *holds(service, FRONT), *objects)
+        self.keys = ("numbers", "addresses", f"service/{service.metadata.uid}", "applied")
+        self.keys += tuple(f"attachments/{network.metadata.uid}" for network in (FRONT, BACK))
+        self.rest()
+
+    def rest(self, now: Any = NOW) -> None:
+        self.settle(*self.keys, now=now)
+
+    def all_follow(self) -> None:
+        presence = Presence(metadata=Meta(name="api", uid="api"), applied={NODE.metadata.uid: self.cache.revision})
+        self.put(presence)
+        self.rest()
+
+    def entries(self) -> list[tuple[str, str, bool]]:
+        spec = self.one(ServiceEndpoint).spec
+        return [(entry.network.name, entry.vip, entry.withdrawn) for entry in spec.networks]
+
+    def claims(self) -> list[str]:
+        return [claim.key for claim in self.all(Claim) if claim.key.startswith("addresses/")]
+
+    def update(self, **spec: Any) -> None:
+        (service,) = self.all(Service)
+        self.put(replace(service, spec=replace(service.spec, **spec)))
+
+
+def test_a_service_has_a_virtual_ip_on_each_of_its_networks_with_its_aliases() -> None:
+    both = make_service("web", networks=(use(FRONT, "site"), use(BACK)))
+    world = World(*holds(both, BACK), service=both)
+    assert world.one(ServiceEndpoint).spec.networks == (
+        EndpointNetwork(ref(FRONT), "10.0.1.2/24", ("site",)),
+        EndpointNetwork(ref(BACK), "10.0.2.2/24"),
+    )
+    assert {claim.metadata.owner.name for claim in world.all(Claim) if claim.metadata.owner} == {"web", "n1"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"replicas": 9},
+        {"image": "busybox:2"},
+        {"networks": (use(FRONT, "other"),)},
+        {"networks": (use(BACK), use(FRONT))},
+    ],
+    ids=["scaled", "updated", "another alias", "another network in front"],
+)
+def test_a_virtual_ip_stays(change: dict[str, Any]) -> None:
+    world = World(*holds(WEB, BACK))
+    world.update(**change)
+    world.rest()
+    assert ("front", "10.0.1.2/24", False) in world.entries()
+
+
+def test_a_lost_endpoint_is_made_again_with_the_virtual_ip_it_had() -> None:
+    world = World()
+    world.drop(world.one(ServiceEndpoint))
+    world.rest()
+    assert world.entries() == [("front", "10.0.1.2/24", False)]
+
+
+def test_a_network_that_an_update_leaves_keeps_its_virtual_ip_until_nothing_holds_it() -> None:
+    world = World(*holds(WEB, BACK))
+    world.update(networks=(use(BACK),))
+    world.rest()
+    assert world.entries() == [("back", "10.0.2.2/24", False), ("front", "10.0.1.2/24", False)]
+    assert world.one(ServiceEndpoint).spec.networks[1].aliases == ("site",), "its tasks are still found there"
+    world.drop(*holds(WEB, FRONT))
+    world.rest()
+    assert world.entries() == [("back", "10.0.2.2/24", False), ("front", "10.0.1.2/24", True)]
+
+
+def test_a_virtual_ip_goes_name_first_then_rules_then_address() -> None:
+    world = World()
+    world.update(endpoint=DNSRR)
+    world.rest()
+    assert world.entries() == [("front", "10.0.1.2/24", True)], "the name no longer leads there, the rules stay"
+    world.all_follow()
+    assert world.entries() == [("front", "", False)]
+    assert len(world.claims()) == 1, "some node may still have its rules"
+    world.all_follow()
+    assert world.claims() == []
+
+
+def test_back_to_vip_before_the_name_was_gone_everywhere_keeps_the_virtual_ip() -> None:
+    world = World()
+    world.update(endpoint=DNSRR)
+    world.rest()
+    world.update(endpoint=None)
+    world.rest()
+    assert world.entries() == [("front", "10.0.1.2/24", False)]
+
+
+def test_a_deleted_service_s_virtual_ip_goes_in_the_same_order() -> None:
+    world = World()
+    world.drop(*world.all(Service), *holds(WEB, FRONT))
+    world.rest()
+    assert world.entries() == [("front", "10.0.1.2/24", True)]
+    world.all_follow()
+    assert world.all(ServiceEndpoint) == []
+    assert len(world.claims()) == 1
+    world.all_follow()
+    assert world.claims() == []
+
+
+def test_what_endpoint_and_service_left_behind_is_given_back() -> None:
+    world = World()
+    world.drop(*world.all(Service), *world.all(ServiceEndpoint), *holds(WEB, FRONT))
+    world.rest()
+    assert world.claims() == []
+
+
+def test_a_full_network_is_told_and_served_once_an_address_is_free() -> None:
+    tiny = make_network("front", subnet="10.0.1.0/30", ingress=False)
+    world = Picture(CONTROLLER, tiny, WEB, *holds(WEB, tiny), make_task(WEB, 1, state=TaskState.NEW))
+    world.settle("addresses", f"service/{WEB.metadata.uid}")
+    assert world.one(ServiceEndpoint).spec.message == "network front has no free address for the service's virtual IP"
+    assert world.plan(f"service/{WEB.metadata.uid}").requeue_after is not None
+    world.drop(world.one(Task))
+    world.settle("addresses", f"service/{WEB.metadata.uid}")
+    assert world.one(ServiceEndpoint).spec.networks[0].vip == "10.0.1.2/30"
+    assert world.one(ServiceEndpoint).spec.message == ""
+
+
+def test_a_task_takes_its_aliases_slot_and_container_into_its_backend() -> None:
+    world = World(make_task(WEB, 3, state=TaskState.NEW))
+    task = world.one(Task)
+    assert [(one.network.name, one.address, one.aliases) for one in task.spec.addresses] == [
+        ("front", "10.0.1.2/24", ("site",))
+    ]
+    running = TaskStatus(TaskState.RUNNING, container=ContainerStatus(id="0123456789abcdef"))
+    world.put(replace(task, spec=replace(task.spec, node=Ref("n1", NODE.metadata.uid)), status=running))
+    world.settle(f"task/{task.metadata.uid}")
+    backend = world.one(Backend)
+    assert (backend.spec.slot, backend.spec.addresses[0].aliases) == ("3", ("site",))
+    assert backend.status.container == "0123456789ab"
+
+
+class Sited(World):
+    """A world with one task of `web` on n1."""
+
+    def __init__(self) -> None:
+        super().__init__(make_task(WEB, 1, state=TaskState.NEW))
+        task = self.one(Task)
+        self.put(replace(task, spec=replace(task.spec, node=Ref("n1", NODE.metadata.uid))))
+        self.rest()
+
+    def end(self, at: Any = NOW) -> None:
+        task = self.one(Task)
+        wanted = replace(task.spec, desired_state=DesiredState.SHUTDOWN)
+        self.put(replace(task, spec=wanted, status=TaskStatus(TaskState.SHUTDOWN, at)))
+
+
+def test_a_node_is_attached_with_the_first_task_there_and_to_no_other_network() -> None:
+    assert World().all(Attachment) == []
+    attachment = Sited().one(Attachment)
+    assert (attachment.spec.network.name, attachment.spec.node.name, attachment.spec.number) == ("front", "n1", 1)
+    assert (attachment.spec.vtep, attachment.spec.address) == ("192.168.7.1", "10.0.1.4/24")
+
+
+def test_a_node_is_detached_ten_seconds_after_its_last_task_ended() -> None:
+    world = Sited()
+    world.end(NOW)
+    key = f"attachments/{FRONT.metadata.uid}"
+    plan = world.plan(key, NOW + timedelta(seconds=4))
+    assert (plan.actions, plan.requeue_after) == ((), timedelta(seconds=6))
+    world.rest(NOW + timedelta(seconds=10))
+    assert world.all(Attachment) == []
+    assert [key for key in world.claims() if "10.0.1.4" in key] == []
+
+
+def test_a_node_whose_clock_is_ahead_is_detached_in_time_all_the_same() -> None:
+    world = Sited()
+    world.end(NOW + timedelta(hours=1))
+    assert world.plan(f"attachments/{FRONT.metadata.uid}").requeue_after == timedelta(seconds=10)
+
+
+def test_a_task_that_comes_in_time_keeps_the_attachment() -> None:
+    world = Sited()
+    before = world.one(Attachment)
+    world.end(NOW)
+    (ended,) = world.all(Task)
+    world.put(make_task(WEB, 2, state=TaskState.NEW))
+    world.rest()
+    (fresh,) = (task for task in world.all(Task) if task.metadata.uid != ended.metadata.uid)
+    world.put(replace(fresh, spec=replace(fresh.spec, node=Ref("n1", NODE.metadata.uid))))
+    world.rest(NOW + timedelta(minutes=1))
+    assert world.one(Attachment) == before
+
+
+def test_a_task_that_is_forgotten_leaves_nothing_behind() -> None:
+    world = Sited()
+    world.drop(*world.all(Task))
+    world.rest()
+    assert world.all(Attachment) == []
+
+
+def test_the_tunnel_ends_at_the_data_path_s_address_where_there_is_one() -> None:
+    world = Sited()
+    world.put(replace(NODE, status=replace(NODE.status, data_path="172.30.0.1")))
+    world.rest()
+    assert world.one(Attachment).spec.vtep == "172.30.0.1"
