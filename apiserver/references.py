@@ -23,6 +23,7 @@ from shoal.machinery.controller import Create, Step
 from shoal.machinery.store import Compare, Exists, Unchanged
 from shoal.rules.networks import INGRESS_LABEL
 from shoal.rules.ports import needs_ingress
+from shoal.rules.subnets import are_apart
 
 MAX_USES: Final = 40
 """Published ports, secrets, configs and networks of one service: what an update of all of them takes, gives back and
@@ -94,9 +95,25 @@ def _networks(spec: o.ServiceSpec, view: View) -> tuple[tuple[NetworkUse, ...], 
             faults.append(Fault(f"spec.networks[{at}].name", message))
         else:
             uses.append(msgspec.structs.replace(use, name=network.metadata.name, uid=network.metadata.uid))
+    faults += _overlap_faults(spec, view)
     if needs_ingress(spec) and _ingress(view) is None:
         faults.append(Fault("spec.ports", NO_INGRESS))
     return tuple(uses), faults
+
+
+def _overlap_faults(spec: o.ServiceSpec, view: View) -> list[Fault]:
+    """Networks that no engine can have together."""
+    found = [_named(use.name, o.Network, view) for use in spec.networks]
+    clashing = (
+        (at, one.metadata.name, other.metadata.name)
+        for at, one in enumerate(found)
+        for other in found[:at]
+        if one is not None and other is not None and one != other and not are_apart(one, other)
+    )
+    return [
+        Fault(f"spec.networks[{at}].name", f"the subnets of networks {one} and {other} overlap: no node can have both")
+        for at, one, other in clashing
+    ]
 
 
 def _ingress(view: View) -> o.Network | None:

@@ -2,7 +2,7 @@
 
 Reconciles: all pending tasks together (one key: each choice changes what is left for the next).
 Owns:       nothing.
-Watches:    Tasks, Nodes, Services and Rollouts.
+Watches:    Tasks, Nodes, Services and Rollouts; reads Networks.
 Writes:     a Task's node and resources with `pending` → `assigned`; why it stays pending; `evicted`.
 Source:     swarm semantics 4.5 and 4.6 (SwarmKit's scheduler and constraint enforcer).
 """
@@ -10,10 +10,11 @@ Source:     swarm semantics 4.5 and 4.6 (SwarmKit's scheduler and constraint enf
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from controllers.placement.evict import Resident, constraints_for, is_suited, may_leave, misfits
 from controllers.placement.filters import Use
-from controllers.placement.ledger import GroupKey, Ledger, NodeDoubts, RolloutDoubts, ServiceDoubts
+from controllers.placement.ledger import Foes, GroupKey, Ledger, NodeDoubts, RolloutDoubts, ServiceDoubts
 from controllers.placement.plan import Group, PlacementView, plan
 from shoal.api import keys
 from shoal.api.objects import Node, Object, Rollout, Service, Task
@@ -44,7 +45,7 @@ def observe(_: str, cache: Cache) -> PlacementView | None:
         key: {node: tuple(times.values()) for node, times in ledger.failures[key].items()}
         for key in ledger.pending.keys() & ledger.failures.keys()
     }
-    return PlacementView(nodes, _uses(ledger, nodes), tuple(groups), failures, doubtful)
+    return PlacementView(nodes, _uses(ledger, nodes), tuple(groups), failures, doubtful, cache.fold(Foes).all())
 
 
 def _uses(ledger: Ledger, nodes: Iterable[Node]) -> dict[str, Use]:
@@ -108,9 +109,9 @@ def _always(_: Object) -> Iterable[str]:
     return (KEY,)
 
 
-def make_folds() -> tuple[Fold[Task], Fold[Node], Fold[Service], Fold[Rollout]]:
+def make_folds() -> tuple[Fold[Any], ...]:
     ledger = Ledger()
-    return ledger, NodeDoubts(ledger), ServiceDoubts(ledger), RolloutDoubts(ledger)
+    return ledger, NodeDoubts(ledger), ServiceDoubts(ledger), RolloutDoubts(ledger), Foes()
 
 
 CONTROLLER = Controller[PlacementView](

@@ -32,14 +32,26 @@ class Use:
     tasks: int = 0
     """Tasks that are wanted alive; so are those by service."""
     by_service: dict[str, int] = field(default_factory=dict)
+    networks: frozenset[str] = frozenset()
+    """Uids of the networks its tasks have addresses on."""
 
 
 class Ask:
-    """What the tasks of one group ask of a node."""
+    """What the tasks of one group ask of a node.
 
-    def __init__(self, service: str, template: TaskTemplate) -> None:
+    `networks` are those they have addresses on, `foes` those whose subnets overlap one of them: no engine has both.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        template: TaskTemplate,
+        networks: frozenset[str] = frozenset(),
+        foes: frozenset[str] = frozenset(),
+    ) -> None:
         placement = template.placement
         self.service = service
+        self.networks, self.foes = networks, foes
         self.reserved = reserved_by(template)
         self.ports = host_ports(template)
         self.constraints = placement.constraints if placement else ()
@@ -56,7 +68,7 @@ class Ask:
 class Spot:
     """One node during one plan: what is left of it, counting what the plan has put there."""
 
-    __slots__ = ("_by_service", "_is_own", "free", "node", "ports", "tasks", "uid", "values")
+    __slots__ = ("_by_service", "_is_own", "free", "networks", "node", "ports", "tasks", "uid", "values")
 
     def __init__(self, node: Node, use: Use) -> None:
         self.node, self.uid = node, node.metadata.uid
@@ -64,6 +76,7 @@ class Spot:
         self.ports = use.ports
         self.values = use.values
         self.tasks = use.tasks
+        self.networks = use.networks
         self._by_service, self._is_own = use.by_service, False
 
     def of_service(self, service: str) -> int:
@@ -74,6 +87,7 @@ class Spot:
         given = self._give(ask.reserved.generic) if ask.reserved.generic else ()
         self.free = self.free.minus(ask.reserved)
         self.ports |= ask.ports
+        self.networks |= ask.networks
         self.tasks += 1
         if not self._is_own:
             self._by_service, self._is_own = dict(self._by_service), True
@@ -143,6 +157,10 @@ def _has_ports(ask: Ask, spot: Spot) -> bool:
     return not ask.ports & spot.ports
 
 
+def _has_no_foe(ask: Ask, spot: Spot) -> bool:
+    return not ask.foes & spot.networks
+
+
 def _is_below_maximum(ask: Ask, spot: Spot) -> bool:
     return not ask.max_replicas or spot.of_service(ask.service) < ask.max_replicas
 
@@ -159,6 +177,11 @@ FILTERS = (
     Filter(_is_platform, "unsupported platform on 1 node", "unsupported platform on {} nodes"),
     Filter(_has_ports, "host-mode port already in use on 1 node", "host-mode port already in use on {} nodes"),
     Filter(
+        _has_no_foe,
+        "a network with an overlapping subnet in use on 1 node",
+        "a network with an overlapping subnet in use on {} nodes",
+    ),
+    Filter(
         _is_below_maximum,
         "max replicas per node limit exceed on 1 node",
         "max replicas per node limit exceed on {} nodes",
@@ -174,6 +197,7 @@ def asking(ask: Ask) -> tuple[Filter, ...]:
         _meets_constraints: bool(ask.constraints),
         _is_platform: bool(ask.platforms),
         _has_ports: bool(ask.ports),
+        _has_no_foe: bool(ask.foes),
         _is_below_maximum: bool(ask.max_replicas),
     }
     return tuple(one for one in FILTERS if is_asked.get(one.passes, True))

@@ -10,12 +10,13 @@ from datetime import datetime
 from typing import TypeVar
 
 from controllers.placement.filters import Use
-from shoal.api.objects import Node, Rollout, Service, Task
+from shoal.api.objects import Network, Node, Rollout, Service, Task
 from shoal.api.states import TaskState
 from shoal.machinery.cache import Fold
 from shoal.rules.ports import PortKey, host_ports
 from shoal.rules.resources import NOTHING, Amounts, reserved_by
 from shoal.rules.slots import slot_order
+from shoal.rules.subnets import conflicts
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -31,6 +32,7 @@ class _Sums:
         self.reserved: Amounts = NOTHING
         self.ports: Counter[PortKey] = Counter()
         self.values: Counter[tuple[str, str]] = Counter()
+        self.networks: Counter[str] = Counter()
         self.holders = 0
         self.tasks = 0
         self.by_service: Counter[str] = Counter()
@@ -46,6 +48,8 @@ class _Sums:
         for resource in task.spec.generic:
             if resource.value is not None:
                 _count(self.values, (resource.kind, resource.value), sign)
+        for one in task.spec.addresses:
+            _count(self.networks, one.network.uid, sign)
         if task.spec.desired_state.is_live:
             self.tasks += sign
             _count(self.by_service, task.spec.service.uid, sign)
@@ -53,8 +57,9 @@ class _Sums:
     def use(self) -> Use:
         if self._use is None:
             self._use = Use(
-                self.reserved, frozenset(self.ports), frozenset(self.values), self.tasks, dict(self.by_service)
-            )
+                self.reserved, frozenset(self.ports), frozenset(self.values), self.tasks, dict(self.by_service),
+                frozenset(self.networks),
+            )  # fmt: skip
         return self._use
 
 
@@ -131,6 +136,31 @@ class Ledger(Fold[Task]):
         _count(nodes, node, sign)
         if not nodes:
             del self._nodes_of[task.spec.service.uid]
+
+
+class Foes(Fold[Network]):
+    """Which networks overlap which: known anew after a network came or went."""
+
+    kind = Network
+
+    def __init__(self) -> None:
+        self._networks: dict[str, Network] = {}
+        self._known: dict[str, frozenset[str]] | None = None
+
+    def change(self, old: Network | None, new: Network | None) -> None:
+        network = new if new is not None else old
+        assert network is not None
+        self._known = None
+        if new is not None:
+            self._networks[network.metadata.uid] = network
+        else:
+            self._networks.pop(network.metadata.uid, None)
+
+    def all(self) -> dict[str, frozenset[str]]:
+        """Return the uids of the networks that overlap each network, for those that overlap any."""
+        if self._known is None:
+            self._known = conflicts(self._networks.values())
+        return self._known
 
 
 class NodeDoubts(Fold[Node]):

@@ -7,7 +7,7 @@ task costs one step in a heap. Tasks that come with their node (of global servic
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -52,6 +52,8 @@ class PlacementView:
     """When tasks of a service's revision failed, by node."""
     doubtful: tuple[tuple[Node, tuple[Resident, ...]], ...] = ()
     """Nodes where something changed, and who is there."""
+    foes: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Uids of the networks whose subnets overlap a network's, by that one's uid."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def plan(view: PlacementView, now: datetime) -> Plan:
 
 
 def _place_all(view: PlacementView, spots: list[Spot], now: datetime, refusals: list[Refusal]) -> Iterator[Action]:
-    asks = [(group, Ask(group.service.uid, group.template)) for group in view.groups]
+    asks = [(group, _ask(group, view.foes)) for group in view.groups]
     by_uid = {spot.uid: spot for spot in spots}
     for group, ask in asks:
         for task in group.tasks:
@@ -86,6 +88,12 @@ def _place_all(view: PlacementView, spots: list[Spot], now: datetime, refusals: 
         free = tuple(task for task in group.tasks if task.spec.node is None)
         if free:
             yield from _place_group(replace_tasks(group, free), ask, spots, _recent(view, group, now), now, refusals)
+
+
+def _ask(group: Group, foes: Mapping[str, frozenset[str]]) -> Ask:
+    networks = frozenset(one.network.uid for one in group.tasks[0].spec.addresses)
+    met = frozenset(foe for network in networks & foes.keys() for foe in foes[network])
+    return Ask(group.service.uid, group.template, networks, met)
 
 
 def replace_tasks(group: Group, tasks: tuple[Task, ...]) -> Group:

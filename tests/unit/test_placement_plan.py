@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from controllers.placement import CONTROLLER, KEY, Ledger
-from shoal.api.objects import Node, Service, Task, TaskStatus
+from shoal.api.objects import Network, Node, Service, Task, TaskAddress, TaskStatus
 from shoal.api.states import Availability, DesiredState, MountType, NodeState, PublishMode, RolloutState, TaskState
 from shoal.api.template import (
     GenericResource,
@@ -28,7 +28,7 @@ from shoal.api.template import (
 )
 from shoal.api.units import Bytes, Cpus
 from shoal.machinery.clock import VirtualClock
-from shoal.machinery.testkit import make_node, make_rollout, make_service, make_task
+from shoal.machinery.testkit import make_network, make_node, make_rollout, make_service, make_task, ref_of
 from tests.support.picture import Picture
 
 NOW = VirtualClock.START
@@ -303,6 +303,28 @@ def test_an_unchanged_reason_is_not_written_again_and_a_changed_one_is() -> None
     assert [action.note for action in plan.actions] == [
         "3 tasks wait: no suitable node (2 nodes not available for new tasks)", "", "",
     ]  # fmt: skip
+
+
+def test_networks_with_overlapping_subnets_are_never_on_one_node_and_it_is_said() -> None:
+    one = make_network("one", subnet="10.7.0.0/16", ingress=False)
+    two = make_network("two", subnet="10.7.1.0/24", ingress=False)
+    other = make_network("other", subnet="10.8.0.0/24", ingress=False)
+
+    def on(network: Network, name: str, count: int) -> list[Task]:
+        address = TaskAddress(ref_of(network), "10.7.1.3/24", "02:42:0a:07:01:03")
+        return pending(make_service(name), count, addresses=(address,))
+
+    nodes = [make_node("n1"), make_node("n2")]
+    there = replace(on(one, "a", 1)[0], status=TaskStatus(TaskState.RUNNING))
+    there = replace(there, spec=replace(there.spec, node=ref_of(nodes[0])))
+    picture = placed(*nodes, one, two, other, there, *on(two, "b", 2), *on(other, "c", 2))
+    assert where(picture) == ["n1", "n2", "n2", "n1", "n2"] or where(picture) == ["n1", "n2", "n2", "n2", "n1"]
+    picture.put(replace(on(two, "b", 1)[0], metadata=make_task(make_service("b"), 9).metadata))
+    picture.put(replace(nodes[1], spec=replace(nodes[1].spec, availability=Availability.DRAIN)))
+    picture.settle(KEY)
+    assert errors(picture) == {
+        "no suitable node (1 node not available for new tasks; a network with an overlapping subnet in use on 1 node)"
+    }
 
 
 @pytest.mark.parametrize("desired", [DesiredState.SHUTDOWN, DesiredState.REMOVE])
