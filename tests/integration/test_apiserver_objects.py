@@ -21,6 +21,7 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 async def api(tmp_path: Path) -> AsyncIterator[Api]:
     async with running_api(tmp_path) as running:
+        await running.seed(make_network())
         yield running
 
 
@@ -51,7 +52,7 @@ async def test_a_created_service_is_answered_in_full_and_can_be_read_at_once(api
 async def test_service_revision_and_claim_are_written_in_one_transaction(api: Api) -> None:
     await api.post("services", web(ports=["8080:80"]))
     written = {item.key.split("/")[2] for item in api.store.history if item.revision == api.store.revision}
-    assert written == {"services", "revisions", "claims"}
+    assert written == {"services", "revisions", "claims", "refs"}
 
 
 async def test_reapplying_an_unchanged_service_writes_nothing(api: Api) -> None:
