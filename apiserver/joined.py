@@ -1,4 +1,5 @@
-"""What people see of a service: its stored bytes, and a status joined from its tasks, rollout and endpoint.
+"""What people see of a service: its stored bytes, and a status joined from its tasks, rollout and endpoint; likewise of
+a network, with its free addresses.
 
 Counts are computed, never stored. A body is made once per change, however many ask; watchers of services also hear
 of changes in the joined part, gathered for a moment so that a thousand task changes are a handful of lines.
@@ -14,13 +15,14 @@ import anyio
 import msgspec
 
 from apiserver import wire
-from apiserver.mirror import TASKS_BY_NODE, TASKS_BY_SERVICE, Mirror
+from apiserver.mirror import ADDRESS_CLAIMS, TASKS_BY_NODE, TASKS_BY_SERVICE, Mirror
 from shoal.api import codec, keys
 from shoal.api import objects as o
 from shoal.api.meta import Ref
 from shoal.api.states import TaskState
 from shoal.machinery.cache import Cache, Change
 from shoal.machinery.clock import Clock
+from shoal.rules.addresses import capacity
 from shoal.rules.counts import count
 
 COALESCE_S: Final = 0.1
@@ -57,6 +59,20 @@ def _nodes_of(service: o.Service, tasks: list[o.Task], cache: Cache) -> list[o.N
         return list(cache.all(o.Node).values())
     found = (cache.get(o.Node, keys.node(task.spec.node.uid)) for task in tasks if task.spec.node)
     return [node for node in found if node is not None]
+
+
+def joined_network(network: o.Network, cache: Cache) -> dict[str, Any]:
+    """Return what is joined into a network's status: how many of its addresses are taken. Pure."""
+    total = capacity(network)
+    if not total:
+        return {}
+    used = len(cache.by(ADDRESS_CLAIMS, network.metadata.uid))
+    return {"addresses": {"total": total, "used": used, "free": max(0, total - used)}}
+
+
+def network_body(mirror: Mirror, key: str, network: o.Network) -> bytes:
+    """Return a network as it is answered; counted anew each time it is asked for."""
+    return wire.joined_status(mirror.bytes_of(key), _encoder.encode(joined_network(network, mirror.cache)))
 
 
 def pending_reasons(tasks: list[o.Task]) -> dict[str, int]:

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from apiserver import audit, incoming, kinds, watches, wire
 from apiserver.admission import Admission, View
-from apiserver.joined import Joined
+from apiserver.joined import Joined, network_body
 from apiserver.lookup import find
 from apiserver.mirror import FIELD_INDEXES, Mirror
 from apiserver.selectors import Selector, Term, parse_for
@@ -84,6 +84,9 @@ class Objects:
             service = self._mirror.cache.get(o.Service, key)
             if service is not None:
                 return self._joined.body(key, service)
+        network = self._mirror.cache.get(o.Network, key) if kind is o.Network else None
+        if network is not None:
+            return network_body(self._mirror, key, network)
         return self._mirror.bytes_of(key)
 
     async def get(self, request: web.Request) -> web.StreamResponse:

@@ -17,6 +17,10 @@ _FARTHEST: Final = 48
 """Bytes: `{"kind":"…",` is shorter for every kind, so a later match is no object's head."""
 _EMPTY_STATUS: Final = b'"status":{}}'
 
+_STATUS_LAST: Final = tuple(
+    b'{"kind":"%b","apiVersion":"shoal/v1","metadata":{' % kind for kind in (b"Service", b"Network")
+)
+
 encode = msgspec.json.encode
 
 
@@ -52,7 +56,7 @@ def joined_status(wire: bytes, extra: bytes) -> bytes:
 
 def _status_is_last(wire: bytes) -> bool:
     """Whether the object closed by the last two braces is the status, by the codec's field order."""
-    return wire.startswith(b'{"kind":"Service","apiVersion":"shoal/v1","metadata":{')
+    return wire.startswith(_STATUS_LAST)
 
 
 def listing(kind: str, version: int, items: Iterable[bytes], more: str = "") -> bytes:

@@ -101,6 +101,11 @@ def task_order(task: Plain) -> tuple[Any, ...]:
     return at(task, "spec.service.name"), (0, int(slot), "") if slot.isdigit() else (1, 0, slot), numbers
 
 
+def network_kind(network: Plain) -> list[str]:
+    """Return what is special about a network."""
+    return [word for word in ("ingress", "internal", "attachable", "predefined") if at(network, f"spec.{word}", False)]
+
+
 def _cut(text: str, width: int = 60) -> str:
     line = " ".join(text.split())
     return line if len(line) <= width else line[: width - 1] + "…"
@@ -150,8 +155,11 @@ COLUMNS: Final[dict[str, tuple[Column, ...]]] = {
     "Network": (
         _NAME,
         Column("DRIVER", _field("spec.driver", "overlay")),
-        Column("SUBNETS", lambda obj, now: ", ".join(s["subnet"] for s in at(obj, "status.subnets", [])) or "-"),
+        Column("SUBNET", lambda obj, now: ", ".join(s["subnet"] for s in at(obj, "status.subnets", [])) or "-"),
+        Column("FREE", lambda obj, now: str(at(obj, "status.addresses.free", "-"))),
+        Column("KIND", lambda obj, now: ",".join(network_kind(obj)) or "-"),
         Column("VNI", _field("status.vni"), wide=True),
+        Column("MTU", _field("status.mtu"), wide=True),
         _UID,
         _AGE,
     ),
@@ -208,6 +216,7 @@ COLUMNS: Final[dict[str, tuple[Column, ...]]] = {
     "Attachment": (
         Column("NETWORK", _field("spec.network.name")),
         Column("NODE", _field("spec.node.name")),
+        Column("CONTAINER", lambda obj, now: str(at(obj, "spec.container"))[:12] or "-"),
         Column("ADDRESS", _field("spec.address")),
         Column("NUMBER", _field("spec.number")),
     ),

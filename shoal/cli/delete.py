@@ -6,7 +6,7 @@ import anyio
 import click
 
 from shoal.api.errors import InvalidError, NotFoundError, ShoalError
-from shoal.api.objects import Object, Service, Task
+from shoal.api.objects import Network, Object, Service, Task
 from shoal.cli.client import Client, one, run
 from shoal.cli.options import api_of, complete_targets, detach_option, file_option, timeout_option
 from shoal.cli.progress import PARTIAL, TIMED_OUT
@@ -39,8 +39,11 @@ def delete(
     async def work(client: Client) -> int:
         errors: list[ShoalError] = []
         gone: dict[str, str] = {}
-        done = 0
+        done = code = 0
         for kind, name in found:
+            if kind is Network and gone and not detach:  # its services' tasks are on it until they have stopped
+                code = await _until_no_tasks(client, gone, timeout_s)
+                gone = {}
             label = f"{kind.KIND.lower()}/{name}"
             try:
                 old = await client.call("DELETE", one(kind.PLURAL, name), **({"force": 1} if force else {}))
@@ -57,7 +60,8 @@ def delete(
             click.echo(f"{label} deleted")
             if kind is Service:
                 gone[old["metadata"]["uid"]] = name
-        code = 0 if detach or not gone else await _until_no_tasks(client, gone, timeout_s)
+        if gone and not detach:
+            code = await _until_no_tasks(client, gone, timeout_s) or code
         return code if not errors else PARTIAL if done else errors[0].exit_code
 
     return run(api_of(ctx), work)
@@ -68,7 +72,7 @@ def _targets(words: tuple[str, ...], files: tuple[str, ...]) -> list[tuple[type[
         if words:
             raise InvalidError("give names or -f, not both")
         found = [(type(document.obj), document.obj.metadata.name) for document in documents_from(files)]
-        return sorted(found, key=lambda one: one[0] is not Service)  # what services use goes after them
+        return sorted(found, key=lambda one: (one[0] is not Service, one[0] is Network))  # what services use goes last
     found = targets(words)
     if any(not name for _, name in found):
         raise InvalidError(f"expected names of {found[0][0].PLURAL}, such as `shoal delete service hello`")

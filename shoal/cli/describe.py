@@ -10,13 +10,14 @@ from typing import Any, Final
 import click
 
 from shoal.api.errors import InvalidError
-from shoal.api.objects import Event, Node, Object, Service, Task
+from shoal.api.objects import Event, Network, Node, Object, Service, Task
 from shoal.api.units import Bytes, Cpus
 from shoal.cli.client import Client, Plain, run
 from shoal.cli.columns import RANK, at, head, port, row, sort_key, task_order, task_problem
 from shoal.cli.convergence import Stage, cause_of, progress
+from shoal.cli.describe_network import network_lines
 from shoal.cli.options import api_of, complete_targets
-from shoal.cli.text import age, as_yaml, plural, size, table
+from shoal.cli.text import age, as_yaml, pairs, plural, size, table
 from shoal.cli.words import targets
 
 EVENTS: Final = 20
@@ -58,6 +59,8 @@ async def lines_of(client: Client, kind: type[Object], name: str) -> list[str]:
     elif kind is Node:
         tasks, _ = await client.list(Task.PLURAL, fields=f"spec.node.uid={uid}")
         lines = list(node_lines(obj, tasks, now))
+    elif kind is Network:
+        lines = await network_lines(client, obj, now)
     else:
         lines = as_yaml([obj]).splitlines()
     return [*lines, *event_lines(events, now)]
@@ -72,15 +75,16 @@ def service_lines(service: Plain, tasks: list[Plain], now: datetime) -> Iterator
     """Tell of a service: what is wrong, how it should be, its tasks."""
     found = progress(service, tasks)
     spec = service["spec"]
-    yield from _pairs(
+    yield from pairs(
         ("Service", at(service, "metadata.name")),
         ("State", f"{'converged' if found.stage is Stage.CONVERGED else 'not converged'}: {found.text}"),
         ("Cause", cause_of(service, tasks) if found.stage is not Stage.CONVERGED else ""),
+        ("Problem", at(service, "status.endpoint.message")),
         ("Pending", [f"{count} × {reason}" for reason, count in at(service, "status.pending", {}).items()]),
         ("Rollout", _rollout(service, now)),
     )
     yield ""
-    yield from _pairs(
+    yield from pairs(
         (
             "Mode",
             f"{spec.get('mode', 'replicated')}"
@@ -89,6 +93,8 @@ def service_lines(service: Plain, tasks: list[Plain], now: datetime) -> Iterator
         ("Image", spec.get("image")),
         ("Command", " ".join([*spec.get("command", []), *spec.get("args", [])])),
         ("Ports", [port(one) for one in at(service, "status.endpoint.ports", None) or spec.get("ports", [])]),
+        ("Endpoint", at(service, "spec.endpoint.mode")),
+        ("Networks", [_network(one) for one in at(service, "spec.networks", [])]),
         (
             "Virtual IPs",
             [
@@ -114,7 +120,7 @@ def service_lines(service: Plain, tasks: list[Plain], now: datetime) -> Iterator
 def task_lines(task: Plain, now: datetime) -> Iterator[str]:
     """Tell of a task: its state and why, where it is, what it is made from."""
     container = at(task, "status.container", {})
-    yield from _pairs(
+    yield from pairs(
         ("Task", at(task, "metadata.name")),
         ("State", f"{at(task, 'status.state')} for {age(at(task, 'status.timestamp'), now)}"),
         ("Cause", task_problem(task) or at(task, "status.message")),
@@ -123,7 +129,7 @@ def task_lines(task: Plain, now: datetime) -> Iterator[str]:
         ("Exit code", container.get("exitCode")),
     )
     yield ""
-    yield from _pairs(
+    yield from pairs(
         ("Service", at(task, "spec.service.name")),
         ("Slot", at(task, "spec.slot")),
         ("Node", at(task, "spec.node.name")),
@@ -142,7 +148,7 @@ def task_lines(task: Plain, now: datetime) -> Iterator[str]:
 def node_lines(node: Plain, tasks: list[Plain], now: datetime) -> Iterator[str]:
     """Tell of a node: whether it takes tasks, what it has, what runs there."""
     description = at(node, "status.description", {})
-    yield from _pairs(
+    yield from pairs(
         ("Node", at(node, "metadata.name")),
         ("State", f"{at(node, 'status.state')} for {age(at(node, 'status.since'), now)}"),
         ("Cause", at(node, "status.message")),
@@ -150,7 +156,7 @@ def node_lines(node: Plain, tasks: list[Plain], now: datetime) -> Iterator[str]:
         ("Role", at(node, "spec.role")),
     )
     yield ""
-    yield from _pairs(
+    yield from pairs(
         ("Address", at(node, "status.address")),
         ("System", f"{description.get('os', '?')}/{description.get('architecture', '?')}"),
         ("Engine", description.get("engineVersion")),
@@ -192,16 +198,6 @@ def _tasks(tasks: list[Plain], now: datetime) -> Iterator[str]:
         yield f"  … and {len(over) - PAST_TASKS} more that have ended"
 
 
-def _pairs(*pairs: tuple[str, Any]) -> Iterator[str]:
-    """Spell names and values; what is empty is left out, a list takes a line per item."""
-    for name, value in pairs:
-        if value in ("", None, [], {}, ()):
-            continue
-        items = value if isinstance(value, list) else [value]
-        for index, item in enumerate(items):
-            yield f"{name + ':' if not index else '':<14} {item}"
-
-
 def _rollout(service: Plain, now: datetime) -> str:
     status = at(service, "status.rollout", {})
     if not status:
@@ -209,6 +205,11 @@ def _rollout(service: Plain, now: datetime) -> str:
     since = status.get("completedAt") or status.get("startedAt")
     message = f": {status['message']}" if status.get("message") else ""
     return f"{status.get('state')}{f' {age(since, now)} ago' if since else ''}{message}"
+
+
+def _network(use: Plain) -> str:
+    aliases = f" as {', '.join(use['aliases'])}" if use.get("aliases") else ""
+    return f"{use['name']}{aliases}"
 
 
 def _mount(mount: Plain) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -35,6 +35,16 @@ def row_line(row: Row, widths: Sequence[int]) -> str:
 
 def _line(row: Row, widths: Sequence[int]) -> str:
     return "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip()
+
+
+def pairs(*pairs: tuple[str, Any]) -> Iterator[str]:
+    """Spell names and values; what is empty is left out, a list takes a line per item."""
+    for name, value in pairs:
+        if value in ("", None, [], {}, ()):
+            continue
+        items = value if isinstance(value, list) else [value]
+        for index, item in enumerate(items):
+            yield f"{name + ':' if not index else '':<14} {item}"
 
 
 def age(stamp: str | None, now: datetime) -> str:

@@ -34,6 +34,12 @@ def free_addresses(network: Network, taken: Container[str], newest: str = "") ->
                 yield address
 
 
+def capacity(network: Network) -> int:
+    """Return how many addresses a network has to give. Worked: 10.0.1.0/24 has 253, its gateway being its first."""
+    parts = map(_hosts, pools(network))
+    return sum(max(0, last - first + 1) - sum(first <= one <= last for one in kept) for first, last, kept in parts)
+
+
 def with_mask(network: Network, address: str) -> str:
     """Spell an address with its subnet's mask: 10.0.0.4/24. ValueError if it lies in no subnet of the network."""
     number = ipaddress.ip_address(address)

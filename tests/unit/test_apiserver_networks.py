@@ -9,12 +9,14 @@ import pytest
 from apiserver.admission import Admission, View
 from apiserver.admit_network import admit_network, admit_network_delete
 from apiserver.admit_service import admit_service
+from apiserver.joined import joined_network
 from apiserver.mirror import INDEXES
 from apiserver.references import NO_INGRESS
+from controllers.endpoint.addresses import make_claim
 from shoal.api import keys
 from shoal.api import objects as o
 from shoal.api.codec import with_meta
-from shoal.api.meta import Meta, derived_uid
+from shoal.api.meta import Meta, Owner, derived_uid
 from shoal.api.networks import VNI_OPTION
 from shoal.api.states import TaskState
 from shoal.api.template import NetworkUse, Port
@@ -240,3 +242,16 @@ def test_networks_a_service_cannot_use(networks: tuple[NetworkUse, ...], expecte
     store.network("one", subnets=(o.Subnet("10.9.0.0/16"),))
     store.network("two", subnets=(o.Subnet("10.9.1.0/24"),))
     assert messages(store.service("web", networks=networks)) == [expected]
+
+
+def test_free_addresses_are_told_with_a_network() -> None:
+    store = Store()
+    store.network("front", subnets=(o.Subnet("10.9.0.0/28", "10.9.0.14"),))
+    network = store.cache.get(o.Network, keys.network("front"))
+    assert network is not None
+    claim = make_claim(keys.address(ref_of(network), "10.9.0.2"), Owner("Task", "web.1.x", "t"))
+    store.put(claim)
+    assert joined_network(network, store.cache) == {"addresses": {"total": 12, "used": 1, "free": 11}}
+    host = store.cache.get(o.Network, keys.network("host"))
+    assert host is not None
+    assert joined_network(host, store.cache) == {}
