@@ -45,6 +45,9 @@ def admit_cluster(old: o.Cluster | None, new: o.Cluster, view: View, uid: str) -
     if old is None:
         return refuse(new, Fault("", "the cluster does not exist yet: run `shoal init` first"))
     faults = identity_faults(old, new)
+    if new.spec.data_path_port != old.spec.data_path_port:
+        message = f"it is {old.spec.data_path_port}, and was chosen for good when the swarm began (shoal init)"
+        faults.append(Fault("spec.dataPathPort", message))
     if faults:
         return refuse(new, *faults)
     return replaced(old, updated(old, labels=new.metadata.labels, spec=new.spec))

@@ -46,6 +46,7 @@ from shoal.machinery.authority import (
 from shoal.machinery.clock import Clock
 from shoal.machinery.controller import Action, Create, Replace
 from shoal.machinery.pki import Pair, Subject, public_bytes, requested_key, sign
+from shoal.rules.subnets import subnets_of
 
 UNITS: Final = {Role.MANAGER: "swarm-manager", Role.WORKER: "swarm-worker"}
 """Role → organisational unit of its certificates."""
@@ -61,6 +62,8 @@ class JoinRequest(Struct, frozen=True, rename="camel", forbid_unknown_fields=Tru
     name: str
     address: str
     availability: Availability = Availability.ACTIVE
+    data_path: str = ""
+    """The host's address for overlay traffic; "" = `address`."""
 
 
 class JoinAnswer(Struct, frozen=True, rename="camel"):
@@ -236,11 +239,14 @@ class Membership:
     async def _add(self, wanted: JoinRequest, public: bytes) -> o.Node:
         """Write the node, unless its name, address or key is another's."""
         name, address = _node_name(wanted.name), _node_address(wanted.address)
+        data_path = _node_address(wanted.data_path) if wanted.data_path else ""
+        for own in {address, data_path} - {""}:
+            self._need_outside(own)
         uid = derived_uid("node", self.cluster().metadata.uid, public.hex())
         node = o.Node(
             metadata=Meta(name=name, uid=uid),
             spec=o.NodeSpec(role=Role.WORKER, availability=wanted.availability),
-            status=o.NodeStatus(state=NodeState.UNKNOWN, address=address),
+            status=o.NodeStatus(state=NodeState.UNKNOWN, address=address, data_path=data_path),
         )
 
         def action() -> Action:
@@ -262,6 +268,16 @@ class Membership:
         short = key.removeprefix(keys.ROOT)
         meta = Meta(name=short, uid=derived_uid("claim", short, owner.uid), owner=owner)
         return Create(o.Claim(metadata=meta, key=short))
+
+    def _need_outside(self, address: str) -> None:
+        """InvalidError if a host's address lies in an overlay network: it would be cut off once it takes part."""
+        for network in self._mirror.cache.all(o.Network).values():
+            for subnet in subnets_of(network):
+                if IPv4Address(address) in subnet:
+                    raise InvalidError(
+                        f"address: {address} lies in the subnet {subnet} of network {network.metadata.name}; "
+                        "give the hosts or the network other addresses"
+                    )
 
     def _need_free(self, name: str, address: str) -> None:
         """AlreadyExistsError if a node that is not down has the name or the address."""

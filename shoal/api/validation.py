@@ -110,7 +110,7 @@ def _object_faults(obj: Object) -> Faults:
     elif isinstance(obj, Node) and not obj.metadata.name:
         yield Fault("metadata.name", "missing; expected the node's name or uid")
     elif isinstance(obj, Cluster):
-        yield from _cluster_faults(obj.spec)
+        yield from cluster_faults(obj.spec)
 
 
 def _named(obj: Object, problem: Callable[[str], str]) -> Faults:
@@ -195,8 +195,8 @@ def _values(value: Any, pattern: str, path: str) -> Iterator[tuple[str, Any]]:
         yield from _values(found, rest, f"{path}.{name}")
 
 
-def _cluster_faults(spec: ClusterSpec) -> Faults:
-    """Source of the limits: SwarmKit's manager/controlapi and manager/allocator."""
+def cluster_faults(spec: ClusterSpec) -> Faults:
+    """Judge a cluster's settings. Source of the limits: SwarmKit's manager/controlapi and manager/allocator."""
     for path, duration, least in (
         ("spec.heartbeatPeriod", spec.heartbeat_period, Duration.of(1)),
         ("spec.orphanAfter", spec.orphan_after, Duration.of(1)),

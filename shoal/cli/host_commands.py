@@ -54,6 +54,11 @@ run_dir_option = click.option(
     help="The host daemon's sockets.",
 )  # fmt: skip
 
+data_path_option = click.option(
+    "--data-path-addr", default="", metavar="ADDRESS|INTERFACE",
+    help="This host's address for traffic between containers.  [default: the advertised one]",
+)  # fmt: skip
+
 availability_option = click.option(
     "--availability", type=click.Choice(["active", "pause", "drain"]), default="active", show_default=True,
     help="Whether this node gets tasks at once.",
@@ -99,19 +104,39 @@ def up(processes: tuple[str, ...], state_dir: Path, run_dir: Path, **options: st
 
 @click.command()
 @click.option("--advertise-addr", default="", help="This host's address for others, or an interface of it.")
+@data_path_option
+@click.option("--data-path-port", type=int, help="UDP port of that traffic on all hosts.  [default: 4789]")
+@click.option("--default-addr-pool", "pools", multiple=True, metavar="NETWORK",
+              help="Where networks get their subnets from; may be repeated.  [default: 10.0.0.0/8]")  # fmt: skip
+@click.option("--default-addr-pool-mask-length", "subnet_size", type=int,
+              help="Bits of those subnets' masks.  [default: 24]")  # fmt: skip
 @availability_option
 @click.option("--ca-cert", type=click.File("r"), help="A root certificate of your own (PEM), to sign nodes' with.")
 @click.option("--ca-key", type=click.File("r"), help="Its private key (PEM).")
 @run_dir_option
 def init(
-    advertise_addr: str, availability: str, ca_cert: IO[str] | None, ca_key: IO[str] | None, run_dir: Path
+    advertise_addr: str,
+    data_path_addr: str,
+    data_path_port: int | None,
+    pools: tuple[str, ...],
+    subnet_size: int | None,
+    availability: str,
+    ca_cert: IO[str] | None,
+    ca_key: IO[str] | None,
+    run_dir: Path,
 ) -> None:
     """Make this host the first of a new swarm."""
     if (ca_cert is None) != (ca_key is None):
         raise InvalidError("--ca-cert and --ca-key belong together; one is missing")
     if status_of(run_dir) is None:
         raise UnavailableError(f"no host daemon answers on {run_dir}/host.sock: start it with `shoal up`")
-    wanted = {"advertiseAddr": advertise_addr, "availability": availability}
+    chosen = {"defaultAddrPools": pools or None, "subnetSize": subnet_size, "dataPathPort": data_path_port}
+    wanted: dict[str, Any] = {
+        "advertiseAddr": advertise_addr,
+        "availability": availability,
+        "dataPathAddr": data_path_addr,
+        "networking": {key: value for key, value in chosen.items() if value is not None},
+    }
     if ca_cert is not None and ca_key is not None:
         wanted |= {"caCertificate": ca_cert.read(), "caKey": ca_key.read()}
     identity = call_daemon(run_dir, "POST", "/init", wanted)

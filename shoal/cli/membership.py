@@ -13,6 +13,7 @@ from shoal.cli.host_commands import (
     TIMED_OUT,
     availability_option,
     call_daemon,
+    data_path_option,
     run_dir_option,
     show_up,
     status_of,
@@ -25,13 +26,20 @@ from shoal.cli.options import api_of
 @click.argument("remote", metavar="HOST[:2377]")
 @click.option("--token", required=True, help="The join token, as `shoal token` prints it.")
 @click.option("--advertise-addr", default="", help="This host's address for others, or an interface of it.")
+@data_path_option
 @availability_option
 @run_dir_option
-def join(remote: str, token: str, advertise_addr: str, availability: str, run_dir: Path) -> None:
+def join(remote: str, token: str, advertise_addr: str, data_path_addr: str, availability: str, run_dir: Path) -> None:
     """Make this host a member of the swarm that a manager at HOST belongs to."""
     if status_of(run_dir) is None:
         raise UnavailableError(f"no host daemon answers on {run_dir}/host.sock: start it with `shoal up`")
-    wanted = {"token": token, "remote": remote, "advertiseAddr": advertise_addr, "availability": availability}
+    wanted = {
+        "token": token,
+        "remote": remote,
+        "advertiseAddr": advertise_addr,
+        "dataPathAddr": data_path_addr,
+        "availability": availability,
+    }
     identity = call_daemon(run_dir, "POST", "/join", wanted)
     click.echo(
         f"This host joined the swarm as a {identity['role']}: "

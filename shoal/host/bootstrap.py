@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
+from ipaddress import IPv4Network
 
 from shoal.api import keys
 from shoal.api import objects as o
 from shoal.api.codec import decode
-from shoal.api.errors import AlreadyExistsError, ConflictError
+from shoal.api.errors import AlreadyExistsError, ConflictError, InvalidError
 from shoal.api.meta import Meta, Owner, derived_uid
 from shoal.api.ownership import HOST
 from shoal.api.states import NodeState, Role
@@ -19,20 +20,17 @@ from shoal.machinery.controller import Action, Create
 from shoal.machinery.store import Store, Txn
 from shoal.machinery.writer import prepare
 from shoal.rules.networks import DEFAULT_MTU
-
-INGRESS_SUBNET = o.Subnet(subnet="10.0.0.0/24", gateway="10.0.0.1")
-"""What Swarm gives its ingress network: the first /24 of the default address pool."""
-
-INGRESS_VNI = 4096
-"""Swarm's first VXLAN number; lower ones are left to others."""
+from shoal.rules.subnets import FIRST_VNI, first_free, with_gateway
 
 
 def first_objects(identity: Identity, root: Root, now: datetime) -> tuple[o.Object, ...]:
     """Return everything a new cluster holds. The same identity gives the same uids."""
+    cluster = identity.networking.of_cluster()
+    subnet = _ingress_subnet(identity, cluster)
     ingress = o.Network(
         metadata=_meta("ingress", derived_uid(identity.cluster, "network", "ingress"), now),
-        spec=o.NetworkSpec(driver="overlay", subnets=(INGRESS_SUBNET,), ingress=True),
-        status=o.NetworkStatus(subnets=(INGRESS_SUBNET,), vni=INGRESS_VNI, mtu=DEFAULT_MTU),
+        spec=o.NetworkSpec(driver="overlay", ingress=True),
+        status=o.NetworkStatus(subnets=(subnet,), vni=FIRST_VNI, mtu=DEFAULT_MTU),
     )
     first = o.Node(
         metadata=_meta(identity.name, identity.node, now),
@@ -40,22 +38,33 @@ def first_objects(identity: Identity, root: Root, now: datetime) -> tuple[o.Obje
         status=o.NodeStatus(
             state=NodeState.UNKNOWN,
             address=identity.advertise_addr,
+            data_path=identity.data_path_addr,
             api=f"{identity.advertise_addr}:{identity.api_port}",
         ),
     )
     return (
         o.Cluster(
             metadata=_meta("default", identity.cluster, now),
+            spec=cluster,
             status=with_root(o.ClusterStatus(incarnation=identity.incarnation), root),
         ),
         first,
         *(_claim(first, key, now) for key in keys.node_claims(identity.name, identity.advertise_addr)),
         ingress,
-        _claim(ingress, keys.auto_subnet_claim(INGRESS_SUBNET.subnet), now),
-        _claim(ingress, keys.claim("vni", INGRESS_VNI), now),
+        _claim(ingress, keys.auto_subnet_claim(subnet.subnet), now),
+        _claim(ingress, keys.claim("vni", FIRST_VNI), now),
         _claim(ingress, keys.claim("network", "ingress"), now),
         *(_predefined(name, identity, now) for name in ("bridge", "host")),
     )
+
+
+def _ingress_subnet(identity: Identity, cluster: o.ClusterSpec) -> o.Subnet:
+    """Return the first subnet of the address pools that does not hold this host's own address."""
+    own = {identity.advertise_addr, identity.data_path_addr or identity.advertise_addr}
+    found = first_free(cluster.default_addr_pools, cluster.subnet_size, [IPv4Network(address) for address in own])
+    if found is None:
+        raise InvalidError("the address pools hold nothing but this host's own address: give others")
+    return with_gateway(o.Subnet(str(found)))
 
 
 async def bootstrap(store: Store, identity: Identity, root: Root, now: datetime) -> None:

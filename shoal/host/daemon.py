@@ -29,10 +29,11 @@ from shoal.api.errors import (
 )
 from shoal.api.states import Availability, Role
 from shoal.api.tokens import parse_token
+from shoal.api.validation import cluster_faults
 from shoal.host import identity as identities
 from shoal.host import joining, preflight
 from shoal.host.bootstrap import bootstrap, open_store
-from shoal.host.identity import API_PORT, EtcdPorts, Identity, Phase
+from shoal.host.identity import API_PORT, EtcdPorts, Identity, Networking, Phase
 from shoal.host.joining import Joined
 from shoal.host.logs import last_lines
 from shoal.host.paths import Paths
@@ -80,6 +81,16 @@ class JoinRequest(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fi
     remote: str
     advertise_addr: str = ""
     availability: Availability = Availability.ACTIVE
+    data_path_addr: str = ""
+
+
+class FirstHost(msgspec.Struct, frozen=True):
+    """What is asked of the first host of a cluster; addresses may be interfaces' names, "" = found by itself."""
+
+    advertise_addr: str = ""
+    availability: Availability = Availability.ACTIVE
+    data_path_addr: str = ""
+    networking: Networking = Networking()
 
 
 class HostDaemon:
@@ -133,13 +144,11 @@ class HostDaemon:
             found.append(str(error))
         return found
 
-    async def init(
-        self, advertise_addr: str, availability: Availability = Availability.ACTIVE, brought: Pair | None = None
-    ) -> Identity:
+    async def init(self, wanted: FirstHost, brought: Pair | None = None) -> Identity:
         """Make this host the first of a new cluster. Every complaint comes before anything is changed."""
         async with self._lock:
             self._need_no_swarm()
-            identity = await self._choose_identity(advertise_addr, availability)
+            identity = await self._choose_identity(wanted)
             remove(self.options.paths.first_root)  # of an init that died before its identity was written
             self._prepare(identity, brought)
             self.identity = identity
@@ -168,8 +177,11 @@ class HostDaemon:
                 preflight.addresses_by_interface(),
                 preflight.address_towards(remote.host, remote.port),
             )
-            joined, key = await joining.join(remote, token, self.options.name, address, wanted.availability)
-            self.identity = self._keep(joined, key, address, remote)
+            interfaces = preflight.addresses_by_interface()
+            data_path = preflight.choose_address(wanted.data_path_addr, interfaces) if wanted.data_path_addr else ""
+            newcomer = joining.Newcomer(self.options.name, address, wanted.availability, data_path)
+            joined, key = await joining.join(remote, token, newcomer)
+            self.identity = self._keep(joined, key, newcomer, remote)
             assert self._group is not None
             await self._group.start(self._run_swarm)
             with anyio.move_on_after(JOINED_WITHIN_S):
@@ -207,10 +219,14 @@ class HostDaemon:
                 "`shoal leave` makes it leave"
             )
 
-    async def _choose_identity(self, advertise_addr: str, availability: Availability) -> Identity:
+    async def _choose_identity(self, wanted: FirstHost) -> Identity:
         options, ports = self.options, self.options.etcd_ports()
         api_port = options.api_port or API_PORT
-        address = preflight.choose_address(advertise_addr, preflight.addresses_by_interface())
+        if faults := list(cluster_faults(wanted.networking.of_cluster())):
+            raise InvalidError(faults)
+        interfaces = preflight.addresses_by_interface()
+        address = preflight.choose_address(wanted.advertise_addr, interfaces)
+        data_path = preflight.choose_address(wanted.data_path_addr, interfaces) if wanted.data_path_addr else ""
         preflight.need_programs()
         await preflight.need_engine(options.docker)
         preflight.need_free_port(ports.client, "etcd", "`shoal up --etcd-port`")
@@ -218,7 +234,9 @@ class HostDaemon:
         preflight.need_free_port(api_port, "the API server", "`shoal up --api-port`", "0.0.0.0")  # noqa: S104
         if options.paths.etcd_data.exists():
             raise AlreadyExistsError(f"{options.paths.etcd_data} holds an earlier cluster: move it away, then retry")
-        return identities.make_first_identity(options.name, address, ports, api_port, availability)
+        return identities.make_first_identity(
+            options.name, address, ports, api_port, wanted.availability, data_path, wanted.networking
+        )
 
     def _prepare(self, identity: Identity, brought: Pair | None = None) -> None:
         """Write what a manager's processes need; the identity last: a crash before it leaves an uninitialised host."""
@@ -235,7 +253,7 @@ class HostDaemon:
         if identity != self.identity:
             identities.save(paths.identity, identity)
 
-    def _keep(self, joined: Joined, key: bytes, address: str, remote: joining.Remote) -> Identity:
+    def _keep(self, joined: Joined, key: bytes, newcomer: joining.Newcomer, remote: joining.Remote) -> Identity:
         """Write what makes this host a member; the identity last, as in `_prepare`."""
         paths = self.options.paths
         make_private(paths.node_pki.parent)
@@ -249,7 +267,8 @@ class HostDaemon:
             role=joined.role,
             cluster=joined.cluster,
             incarnation=joined.incarnation,
-            advertise_addr=address,
+            advertise_addr=newcomer.address,
+            data_path_addr=newcomer.data_path,
             managers=tuple(dict.fromkeys((str(remote), *joined.managers))),
         )
         identities.save(paths.identity, identity)

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from shoal.api.errors import TerminalError
 from shoal.api.meta import uid_from
+from shoal.api.objects import ClusterSpec
 from shoal.api.states import Availability, Role
 from shoal.machinery.files import write_atomic
 
@@ -35,6 +36,22 @@ class EtcdPorts(Struct, frozen=True):
     peer: int = 2380
 
 
+class Networking(Struct, frozen=True, rename="camel"):
+    """What a new cluster's overlay networks are made from; later the cluster's spec says. Swarm's defaults."""
+
+    default_addr_pools: tuple[str, ...] = ClusterSpec().default_addr_pools
+    subnet_size: int = ClusterSpec().subnet_size
+    data_path_port: int = ClusterSpec().data_path_port
+
+    def of_cluster(self) -> ClusterSpec:
+        """Return the spec of the cluster that begins with it."""
+        return ClusterSpec(
+            default_addr_pools=self.default_addr_pools,
+            subnet_size=self.subnet_size,
+            data_path_port=self.data_path_port,
+        )
+
+
 class Identity(Struct, frozen=True, rename="camel", kw_only=True):
     phase: Phase
     node: str
@@ -50,6 +67,10 @@ class Identity(Struct, frozen=True, rename="camel", kw_only=True):
     """Where a manager serves other hosts."""
     availability: Availability = Availability.ACTIVE
     """What the node begins with; later the node's spec says."""
+    data_path_addr: str = ""
+    """The host's address for overlay traffic; "" = `advertise_addr`."""
+    networking: Networking = Networking()
+    """What the first host's cluster begins with."""
     managers: tuple[str, ...] = ()
     """Where a worker finds API servers: "10.0.0.1:2377"."""
 
@@ -64,6 +85,8 @@ def make_first_identity(
     etcd_ports: EtcdPorts,
     api_port: int = API_PORT,
     availability: Availability = Availability.ACTIVE,
+    data_path_addr: str = "",
+    networking: Networking = Networking(),  # noqa: B008 - frozen
 ) -> Identity:
     """Return the identity of a host that begins a cluster."""
     return Identity(
@@ -77,6 +100,8 @@ def make_first_identity(
         etcd_ports=etcd_ports,
         api_port=api_port,
         availability=availability,
+        data_path_addr=data_path_addr,
+        networking=networking,
     )
 
 

@@ -57,6 +57,15 @@ class Remote(Struct, frozen=True):
         return f"{self.host}:{self.port}"
 
 
+class Newcomer(Struct, frozen=True):
+    """What a host says of itself as it joins; `data_path` is its address for overlay traffic, "" = `address`."""
+
+    name: str
+    address: str
+    availability: Availability
+    data_path: str = ""
+
+
 class Joined(Struct, frozen=True, rename="camel"):
     """What a manager answers to a host that it lets in."""
 
@@ -86,15 +95,13 @@ def parse_remote(text: str) -> Remote:
     return Remote(host, int(port)) if colon else Remote(host)
 
 
-async def join(
-    remote: Remote, token: Token, name: str, address: str, availability: Availability
-) -> tuple[Joined, bytes]:
+async def join(remote: Remote, token: Token, newcomer: Newcomer) -> tuple[Joined, bytes]:
     """Join; returns the manager's answer and the key (PEM) its certificate is for. Nothing is kept here."""
     authority = await _fetch_authority(remote, token)
     key = make_key()
     body = {
-        "token": str(token), "csr": make_request(key).decode(), "name": name, "address": address,
-        "availability": availability.value,
+        "token": str(token), "csr": make_request(key).decode(), "name": newcomer.name, "address": newcomer.address,
+        "availability": newcomer.availability.value, "dataPath": newcomer.data_path,
     }  # fmt: skip
     answer = await _call(remote, client_context(authority), "POST", "/shoal/v1/join", Joined, body)
     return answer, key_to_pem(key)

@@ -27,7 +27,8 @@ from aiohttp import web
 
 from shoal.api.errors import InvalidError, ShoalError
 from shoal.api.states import Availability, Role
-from shoal.host.daemon import HostDaemon, JoinRequest
+from shoal.host.daemon import FirstHost, HostDaemon, JoinRequest
+from shoal.host.identity import Networking
 from shoal.host.probe import is_ready
 from shoal.host.report import HostReport, ProcessReport, report_process
 from shoal.host.supervisor import Unit, UnitState
@@ -49,6 +50,8 @@ class InitRequest(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
 
     advertise_addr: str = ""
     availability: Availability = Availability.ACTIVE
+    data_path_addr: str = ""
+    networking: Networking = Networking()
     ca_certificate: str = ""
     ca_key: str = ""
 
@@ -87,7 +90,8 @@ def make_app(daemon: HostDaemon) -> web.Application:
 
     async def init(request: web.Request) -> web.Response:
         wanted = _decode(await request.read(), InitRequest)
-        return _json(await daemon.init(wanted.advertise_addr, wanted.availability, wanted.authority()))
+        first = FirstHost(wanted.advertise_addr, wanted.availability, wanted.data_path_addr, wanted.networking)
+        return _json(await daemon.init(first, wanted.authority()))
 
     async def join(request: web.Request) -> web.Response:
         return _json(await daemon.join(_decode(await request.read(), JoinRequest)))

@@ -22,7 +22,7 @@ from shoal.api.states import Availability, DesiredState, NodeState, TaskState
 from shoal.api.tokens import Token, parse_token
 from shoal.api.units import Duration
 from shoal.host import joining
-from shoal.host.joining import Joined, Remote
+from shoal.host.joining import Joined, Newcomer, Remote
 from shoal.machinery.factories import make_node, make_service, make_task
 from shoal.machinery.pki import Subject, general_name, make_authority, make_key, make_request, names_of
 from shoal.machinery.tls import SERVER_NAME, trusting_context
@@ -47,7 +47,7 @@ async def door(tmp_path: Path) -> AsyncIterator[Door]:
 
 async def join(door: Door, name: str = "new", address: str = "10.0.0.9", **options: Any) -> Joined:
     token = parse_token(options.pop("token", None) or await door.token())
-    joined, _ = await joining.join(door.remote, token, name, address, options.pop("availability", ACTIVE))
+    joined, _ = await joining.join(door.remote, token, Newcomer(name, address, **{"availability": ACTIVE, **options}))
     return joined
 
 
@@ -176,7 +176,7 @@ async def test_who_guesses_is_slowed_down(door: Door) -> None:
 async def test_an_unreachable_manager_is_told() -> None:
     token = Token("0" * 50, "0" * 25)
     with pytest.raises(UnavailableError, match=r"no manager answers at 127\.0\.0\.1:1 "):
-        await joining.join(Remote("127.0.0.1", 1), token, "new", "10.0.0.9", ACTIVE)
+        await joining.join(Remote("127.0.0.1", 1), token, Newcomer("new", "10.0.0.9", ACTIVE))
 
 
 async def test_a_root_with_the_right_certificate_but_without_its_key_is_not_believed(
@@ -191,7 +191,7 @@ async def test_a_root_with_the_right_certificate_but_without_its_key_is_not_beli
         await impostor.api.seed(msgspec.structs.replace(cluster, status=status))
         token = parse_token(await door.token())
         with pytest.raises(ForbiddenError, match="does not prove to be a manager"):
-            await joining.join(impostor.remote, token, "new", "10.0.0.9", ACTIVE)
+            await joining.join(impostor.remote, token, Newcomer("new", "10.0.0.9", ACTIVE))
 
 
 async def test_a_certificate_is_renewed_for_its_owner(door: Door, tmp_path: Path) -> None:

@@ -96,7 +96,9 @@ async def open_door(
         port = probe.getsockname()[1]
     async with running_api(folder, store, cluster_key=KEY) as api, anyio.create_task_group() as tasks:
         status = msgspec.structs.replace(BOSS.status, api=f"127.0.0.1:{port}")
-        await api.seed(cluster, msgspec.structs.replace(BOSS, status=status), make_network("ingress"))
+        await api.seed(
+            cluster, msgspec.structs.replace(BOSS, status=status), make_network("ingress", subnet="10.255.0.0/24")
+        )
         server = api.server
         listener = Listener(server.membership, server.connections, f"127.0.0.1:{port}", BOSS.metadata.uid, (), limits)
         tasks.start_soon(listener.run, api.runner)

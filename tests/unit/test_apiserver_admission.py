@@ -312,3 +312,11 @@ def test_the_clusters_keys_stay_when_its_defaults_change() -> None:
     assert isinstance(admission.steps[0], Replace)
     assert admission.obj == msgspec.structs.replace(cluster, spec=new.spec)
     assert not any(isinstance(step, Create) for step in admission.steps)
+
+
+def test_the_port_of_overlay_traffic_is_chosen_once() -> None:
+    old = make_cluster()
+    faults = admit_cluster(old, make_cluster(data_path_port=7789), View(Cache(INDEXES)), UID).faults
+    assert [fault.path for fault in faults] == ["spec.dataPathPort"]
+    pools = make_cluster(default_addr_pools=("172.30.0.0/16",))
+    assert not admit_cluster(with_meta(old, resource_version=1), pools, View(Cache(INDEXES)), UID).faults

@@ -13,7 +13,7 @@ from shoal.api.codec import decode
 from shoal.api.errors import AlreadyExistsError, TerminalError
 from shoal.api.states import Availability, Role
 from shoal.host.bootstrap import bootstrap, first_objects
-from shoal.host.identity import EtcdPorts, load, make_first_identity, save
+from shoal.host.identity import EtcdPorts, Identity, Networking, load, make_first_identity, save
 from shoal.machinery.authority import Root
 from shoal.machinery.memory import MemoryStore
 
@@ -110,3 +110,26 @@ def test_a_damaged_identity_is_told_in_a_sentence(tmp_path: Path, raw: bytes) ->
     (tmp_path / "host.json").write_bytes(raw)
     with pytest.raises(TerminalError, match=r"host\.json is damaged"):
         load(tmp_path / "host.json")
+
+
+def networks_of(identity: Identity) -> tuple[o.Cluster, o.Network]:
+    objects = first_objects(identity, ROOT, NOW)
+    (cluster,) = (one for one in objects if isinstance(one, o.Cluster))
+    (ingress,) = (one for one in objects if isinstance(one, o.Network) and one.spec.ingress)
+    return cluster, ingress
+
+
+def test_the_mesh_s_network_comes_from_the_pools_given_and_the_cluster_keeps_them() -> None:
+    networking = Networking(("172.30.0.0/16", "10.9.0.0/16"), 26, 7789)
+    me = make_first_identity("alpha", "10.99.0.1", EtcdPorts(), data_path_addr="10.98.0.1", networking=networking)
+    cluster, ingress = networks_of(me)
+    assert ingress.status.subnets == (o.Subnet("172.30.0.0/26", "172.30.0.1"),)
+    assert (cluster.spec.default_addr_pools, cluster.spec.subnet_size) == (networking.default_addr_pools, 26)
+    assert cluster.spec.data_path_port == 7789
+    (node,) = (one for one in first_objects(me, ROOT, NOW) if isinstance(one, o.Node))
+    assert (node.status.address, node.status.data_path) == ("10.99.0.1", "10.98.0.1")
+
+
+def test_the_mesh_s_network_does_not_hold_the_host_s_own_address() -> None:
+    _, ingress = networks_of(make_first_identity("alpha", "10.0.0.7", EtcdPorts()))
+    assert ingress.status.subnets[0].subnet == "10.0.1.0/24"
