@@ -88,8 +88,11 @@ class Answers:
         """Take what changed in the world. Work is done for the names that changed."""
         touched = [self.zone.put(key, facts) for key, facts in put.items()]
         touched += [self.zone.delete(key) for key in deleted]
-        if any(one.scopes for one in touched):
-            self._forget_scopes()
+        if any(one.everything for one in touched):
+            self._forget_everything()
+        for address in {address for one in touched for address in one.askers}:
+            for door in self._doors.values():
+                door.askers.pop(address, None)
         for network, name in {place for one in touched for place in one.names}:
             for scope, memory in self._memories.items():
                 if network in scope.networks:
@@ -167,7 +170,7 @@ class Answers:
             return wire.pack_empty(query.record, wire.NXDOMAIN)
         return Elsewhere.FORWARD
 
-    def _forget_scopes(self) -> None:
+    def _forget_everything(self) -> None:
         self._memories.clear()
         for door in self._doors.values():
             door.askers.clear()

@@ -58,11 +58,14 @@ class NetworkFact(Struct, frozen=True, array_like=True):
 
 
 class Asker(Struct, frozen=True, array_like=True):
-    """A container by its address, its networks in order, and whether it has resolvers of its own to go on with."""
+    """A container by its address, and its networks in order."""
 
     address: str
     networks: tuple[str, ...]
     has_resolvers: bool = False
+    """It was given resolvers of its own, to go on with where ours knows no answer."""
+    has_way_out: bool = False
+    """It is on its engine's default bridge, too."""
 
 
 class Listener(Struct, frozen=True, array_like=True):
@@ -94,14 +97,18 @@ class Scope(NamedTuple):
 
     networks: tuple[str, ...]
     has_resolvers: bool = False
+    has_way_out: bool = False
 
 
 class Touched(NamedTuple):
-    """What a change touched: some names; or who asks where (`scopes`), and then everything may have changed."""
+    """What a change touched."""
 
-    names: frozenset[tuple[str, str]]
+    names: frozenset[tuple[str, str]] = frozenset()
     """(network uid, name or an address's reverse name)."""
-    scopes: bool
+    askers: frozenset[str] = frozenset()
+    """Addresses whose scope may be another."""
+    everything: bool = False
+    """A network came, went or changed."""
 
 
 class _Network:
@@ -125,22 +132,32 @@ class Zone:
         return self._facts.keys()
 
     def listeners(self) -> frozenset[Listener]:
-        """Where to listen."""
-        return frozenset(facts.listener for facts in self._facts.values() if facts.listener is not None)
+        """Return where to listen: on every network that has names."""
+        known = (facts.listener for facts in self._facts.values())
+        return frozenset(
+            listener
+            for listener in known
+            if listener is not None
+            and (network := self._networks.get(listener.network)) is not None
+            and network.fact.has_names
+        )
 
     def put(self, key: str, facts: Facts) -> Touched:
         """Replace what the object at `key` says; what it said before is forgotten."""
         old = self._facts.get(key, NOTHING)
         if facts == old:
-            return Touched(frozenset(), scopes=False)
+            return Touched()
         if facts == NOTHING:
             del self._facts[key]
         else:
             self._facts[key] = facts
         self._replace_network(old.network, facts.network)
         self._replace_askers(key, old.askers, facts.askers)
-        scopes = (old.askers, old.network, old.listener) != (facts.askers, facts.network, facts.listener)
-        return Touched(self._replace_records(key, old.records, facts.records), scopes)
+        return Touched(
+            names=self._replace_records(key, old.records, facts.records),
+            askers=frozenset(asker.address for asker in {*old.askers} ^ {*facts.askers}),
+            everything=old.network != facts.network,
+        )
 
     def delete(self, key: str) -> Touched:
         return self.put(key, NOTHING)
@@ -152,7 +169,7 @@ class Zone:
         """
         if known := self._askers.get(address):
             *_, newest = known.values()
-            return Scope(newest.networks, newest.has_resolvers)
+            return Scope(newest.networks, newest.has_resolvers, newest.has_way_out)
         found = self._networks.get(network)
         if found is not None and any(IPv4Address(address) in subnet for subnet in found.subnets):
             return Scope((network,))
@@ -186,7 +203,7 @@ class Zone:
     def may_leave(self, scope: Scope) -> bool:
         """Say whether foreign names are looked up for the asker: one on internal networks only has no way out."""
         known = (self._networks.get(uid) for uid in scope.networks)
-        return any(not network.fact.is_internal for network in known if network is not None)
+        return scope.has_way_out or any(not one.fact.is_internal for one in known if one is not None)
 
     def _with_names(self, scope: Scope) -> Iterable[_Network]:
         known = (self._networks.get(uid) for uid in scope.networks)
@@ -245,4 +262,3 @@ def _by_place(records: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
 def _bare_names(network: _Network, name: str) -> list[str]:
     """A name as it stands, and what it is on this network if it ends with the network's name."""
     return [name, *(name.removesuffix(suffix) for suffix in network.suffixes if name.endswith(suffix))]
-

@@ -1,0 +1,131 @@
+"""The node's network with names: what the agent tells the name service, and when.
+
+A pass over the network has an order: names that go are gone before the rules and addresses they led to, and names that
+come are there after these. If we die in between, the next pass starts from what the name service then has.
+
+The name service is a process of its own: while it is away nobody is misled, so the network does not wait for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import anyio
+import msgspec
+import structlog
+from anyio.abc import SocketStream
+
+from nodeagent.assignments import Assignments
+from nodeagent.dns.facts import facts_of
+from nodeagent.dns.feed import News, Taken, lines
+from nodeagent.dns.zone import NOTHING, Facts
+from nodeagent.ports import ContainerNetwork, NetworkPort
+from shoal.api.objects import Object, Task
+
+TAKEN_WITHIN_S: Final = 2.0
+"""Seconds the name service has to take what it is told; the network goes on without it then."""
+
+log = structlog.get_logger()
+
+
+class NamedNetwork:
+    """A `NetworkPort` that has names beside what another one does."""
+
+    def __init__(self, network: NetworkPort, link: NamesLink, node_uid: str) -> None:
+        self._network, self._link, self._node_uid = network, link, node_uid
+        self._objects: Mapping[str, Object] = {}
+        self._facts: dict[str, Facts] = {}
+        """In force, or about to be, by key."""
+        self._servers: dict[str, str] = {}
+        """Network uid → our address on it, where its containers ask."""
+
+    async def prepare(self, task: Task) -> ContainerNetwork:
+        """As the network, and with our name server first: on the first of its networks that has one."""
+        wired = await self._network.prepare(task)
+        known = (self._servers.get(address.network.uid) for address in task.spec.addresses)
+        server = next((address for address in known if address is not None), None)
+        if server is None:
+            return wired
+        return msgspec.structs.replace(wired, nameservers=(server, *wired.nameservers))
+
+    async def program(self, assignments: Assignments) -> None:
+        facts = self._gather(assignments)
+        old, self._facts = self._facts, facts
+        self._servers = _servers(facts)
+        kept = {key: one if one is old.get(key) else one.kept_from(old.get(key, NOTHING)) for key, one in facts.items()}
+        await self._link.bring(kept)
+        await self._network.program(assignments)
+        await self._link.bring(facts)
+
+    async def cleanup(self) -> None:
+        await self._network.cleanup()
+
+    def _gather(self, assignments: Assignments) -> dict[str, Facts]:
+        """Return all facts; those of an unchanged object are the same ones as before."""
+        before, self._objects = self._objects, assignments.objects
+        if before is self._objects:
+            return self._facts
+        found = {
+            key: self._facts.get(key, NOTHING) if obj is before.get(key) else facts_of(obj, self._node_uid)
+            for key, obj in self._objects.items()
+        }
+        return {key: facts for key, facts in found.items() if facts != NOTHING}
+
+
+class NamesLink:
+    """The connection to the name service."""
+
+    def __init__(self, socket: Path) -> None:
+        self._socket = socket
+        self._stream: SocketStream | None = None
+        self._told: dict[str, Facts] = {}
+        """What the process at the other end of this connection has."""
+        self._number = 0
+        self._trouble = ""
+
+    async def bring(self, facts: Mapping[str, Facts]) -> None:
+        """See that the name service answers by exactly these facts; without it, go on, and begin anew next time."""
+        try:
+            with anyio.fail_after(TAKEN_WITHIN_S):
+                await self._bring(facts)
+        except (OSError, TimeoutError, msgspec.MsgspecError, anyio.BrokenResourceError, anyio.EndOfStream) as error:
+            await self._hang_up(str(error) or type(error).__name__)
+        else:
+            if self._trouble:
+                log.info("names_fed", names=len(facts))
+            self._trouble = ""
+
+    async def _bring(self, facts: Mapping[str, Facts]) -> None:
+        is_first = self._stream is None
+        if self._stream is None:
+            self._told = {}
+            self._stream = await anyio.connect_unix(self._socket)
+        put = {key: one for key, one in facts.items() if one is not self._told.get(key)}
+        deleted = tuple(key for key in self._told if key not in facts)
+        if not (is_first or put or deleted):
+            return
+        self._number += 1
+        news = News(self._number, is_first, put, deleted)
+        await self._stream.send(msgspec.json.encode(news) + b"\n")
+        async for line in lines(self._stream):
+            if msgspec.json.decode(line, type=Taken).number == self._number:
+                self._told = dict(facts)
+                return
+        raise anyio.EndOfStream
+
+    async def _hang_up(self, why: str) -> None:
+        if not self._trouble:
+            log.warning("names_not_fed", reason=why)
+        self._trouble = why
+        if self._stream is not None:
+            with anyio.CancelScope(shield=True):
+                await self._stream.aclose()
+            self._stream = None
+
+
+def _servers(facts: Mapping[str, Facts]) -> dict[str, str]:
+    named = {one.network.uid for one in facts.values() if one.network is not None and one.network.has_names}
+    listeners = (one.listener for one in facts.values() if one.listener is not None)
+    return {listener.network: listener.address for listener in listeners if listener.network in named}
