@@ -14,6 +14,8 @@ import structlog
 from nodeagent.agent import Agent
 from nodeagent.clear import clear, clear_rules
 from nodeagent.client import ApiClient
+from nodeagent.dns.feed import SOCKET
+from nodeagent.dns.named import NamedNetwork, NamesLink
 from nodeagent.engine.docker import DockerEngine
 from nodeagent.network.network import NodeNetwork
 from nodeagent.tls import NodeTls
@@ -85,7 +87,7 @@ def make_serve(
             agent = Agent(
                 node_uid=node_uid,
                 engine=engine,
-                network=NodeNetwork(engine, node_uid),
+                network=NamedNetwork(NodeNetwork(engine, node_uid), NamesLink(run_dir / SOCKET), node_uid),
                 api=api,
                 clock=SystemClock(),
                 state_dir=state_dir,

@@ -23,10 +23,11 @@ from anyio.abc import TaskGroup
 from nodeagent import memory
 from nodeagent.answers import Answers
 from nodeagent.assignments import Assignments
-from nodeagent.client import ApiClient, Message, read_objects
+from nodeagent.client import ApiClient, Message
 from nodeagent.engine.contract import Engine
 from nodeagent.mounts.files import TaskFiles
 from nodeagent.ports import NetworkPort
+from nodeagent.reading import read_objects
 from nodeagent.reporter import Reporter
 from nodeagent.tasks.container import NODE_LABEL, Identity
 from nodeagent.tasks.crew import Crew

@@ -5,23 +5,20 @@ Any API server will do; one that does not answer is passed over for the next.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Final, Self
 
 import aiohttp
 import msgspec
-import structlog
 
 from nodeagent.tls import NodeTls
-from shoal.api import codec, keys
+from shoal.api import codec
 from shoal.api.errors import ForbiddenError, NotFoundError, RemovedError, UnavailableError
-from shoal.api.objects import KINDS, NodeDescription, Object, Task, TaskStatus
+from shoal.api.objects import NodeDescription, TaskStatus
 from shoal.api.units import Duration
 from shoal.machinery.tls import SERVER_NAME
-
-log = structlog.get_logger()
 
 SILENCE_S: Final = 30.0
 """A stream without even a bookmark for so long is dead."""
@@ -50,7 +47,7 @@ class Receipt(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Message(msgspec.Struct, frozen=True):
-    """One line of the stream; `read_objects` reads the objects in it."""
+    """One line of the stream; `nodeagent.reading` reads the objects in it."""
 
     type: str = ""
     revision: int = 0
@@ -64,39 +61,11 @@ class Message(msgspec.Struct, frozen=True):
     params: dict[str, Any] = {}
 
 
-class _HeadMeta(msgspec.Struct):
-    name: str = ""
-
-
-class _Head(msgspec.Struct):
-    """What can be said even of an object that cannot be read."""
-
-    kind: str = ""
-    metadata: _HeadMeta = msgspec.field(default_factory=_HeadMeta)
-
-
 _messages = msgspec.json.Decoder(Message)
-_heads = msgspec.json.Decoder(_Head)
 
 
 def read_message(line: bytes) -> Message:
     return _messages.decode(line)
-
-
-def read_objects(raws: Iterable[msgspec.Raw]) -> tuple[list[Object], frozenset[str]]:
-    """Return the objects, and the keys of tasks that cannot be read: they are not to be taken for gone."""
-    found: list[Object] = []
-    unreadable: set[str] = set()
-    for raw in raws:
-        try:
-            found.append(codec.decode_any(raw))
-        except ValueError as error:
-            head = _heads.decode(raw)
-            if head.kind in KINDS:  # else newer code's, and nothing to us
-                log.error("object_unreadable", object=f"{head.kind} {head.metadata.name}", error=str(error))
-            if head.kind == Task.KIND:
-                unreadable.add(keys.task(head.metadata.name))
-    return found, frozenset(unreadable)
 
 
 class ApiClient:

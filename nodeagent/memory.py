@@ -9,7 +9,7 @@ import msgspec
 import structlog
 
 from nodeagent.assignments import Assignments
-from nodeagent.client import read_objects
+from nodeagent.reading import read_objects
 from shoal.api import codec
 from shoal.api.objects import Credential, Secret
 from shoal.machinery.files import write_atomic

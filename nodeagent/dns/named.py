@@ -37,7 +37,8 @@ class NamedNetwork:
         self._network, self._link, self._node_uid = network, link, node_uid
         self._objects: Mapping[str, Object] = {}
         self._facts: dict[str, Facts] = {}
-        """In force, or about to be, by key."""
+        """Of the newest assignments, by key."""
+        self._in_force: dict[str, Facts] = {}
         self._servers: dict[str, str] = {}
         """Network uid → our address on it, where its containers ask."""
 
@@ -51,12 +52,12 @@ class NamedNetwork:
         return msgspec.structs.replace(wired, nameservers=(server, *wired.nameservers))
 
     async def program(self, assignments: Assignments) -> None:
-        facts = self._gather(assignments)
-        old, self._facts = self._facts, facts
+        facts = self._facts = self._gather(assignments)
         self._servers = _servers(facts)
-        kept = {key: one if one is old.get(key) else one.kept_from(old.get(key, NOTHING)) for key, one in facts.items()}
-        await self._link.bring(kept)
+        self._in_force = {key: _kept(one, self._in_force.get(key, NOTHING)) for key, one in facts.items()}
+        await self._link.bring(self._in_force)
         await self._network.program(assignments)
+        self._in_force = facts
         await self._link.bring(facts)
 
     async def cleanup(self) -> None:
@@ -123,6 +124,10 @@ class NamesLink:
             with anyio.CancelScope(shield=True):
                 await self._stream.aclose()
             self._stream = None
+
+
+def _kept(new: Facts, old: Facts) -> Facts:
+    return new if new is old else new.kept_from(old)
 
 
 def _servers(facts: Mapping[str, Facts]) -> dict[str, str]:

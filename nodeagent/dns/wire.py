@@ -156,8 +156,8 @@ def answers_to(query: bytes, answer: bytes) -> bool:
         return False
     end = question_end(query)
     if answer[4:6] == b"\0\0":
-        return rcode_of(answer) != NOERROR
-    return answer[_HEADER.size : end].lower() == query[_HEADER.size : end].lower()
+        return bool(rcode_of(answer) != NOERROR)
+    return bool(answer[_HEADER.size : end].lower() == query[_HEADER.size : end].lower())
 
 
 def question_end(data: bytes) -> int:

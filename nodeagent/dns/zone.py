@@ -186,7 +186,7 @@ class Zone:
         return best[1] if best is not None else None
 
     def find_reverse(self, scope: Scope, address: IPv4Address) -> tuple[str, ...] | None:
-        """Return the full names of an address; () = it is on a network of the asker's and nameless, None = it is not."""
+        """Return an address's full names; () = it is on a network of the asker's and nameless, None = it is not."""
         is_ours = False
         for network in self._with_names(scope):
             is_ours = is_ours or any(address in subnet for subnet in network.subnets)

@@ -53,11 +53,12 @@ class Process:
 def processes_for(identity: Identity, paths: Paths, docker: str, machine: str = "x86_64") -> tuple[Process, ...]:
     """Return what this host runs. `machine` as `uname -m`: etcd 3.4 wants to be persuaded on 64-bit ARM."""
     if identity.role is Role.WORKER:
-        return (_nodeagent(identity, paths, docker, _over_tls(identity, paths), needs=()),)
+        return (_dns(identity, paths), _nodeagent(identity, paths, docker, _over_tls(identity, paths), needs=()))
     return (
         _etcd(identity, paths, machine),
         _apiserver(identity, paths),
         *(_controller(name, identity, paths) for name in CONTROLLERS),
+        _dns(identity, paths),
         _nodeagent(identity, paths, docker, ("--api", f"unix://{paths.api_socket}"), needs=("apiserver",)),
     )
 
@@ -173,6 +174,16 @@ def _nodeagent(identity: Identity, paths: Paths, docker: str, way: tuple[str, ..
         needs=needs,
         ready=Ready(paths.status_socket("nodeagent"), "/readyz"),
         final_code=RemovedError.exit_code,
+    )
+
+
+def _dns(identity: Identity, paths: Paths) -> Process:
+    """Needs nobody: it answers by what the agent stored until that one speaks to it."""
+    options = ("--node", identity.node, "--state-dir", str(paths.state_dir), "--run-dir", str(paths.run_dir))
+    return Process(
+        "dns",
+        _python("nodeagent.dns", *options, *_status("dns", paths)),
+        ready=Ready(paths.status_socket("dns"), "/readyz"),
     )
 
 

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import click
@@ -24,8 +24,10 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from shoal.api.errors import InvalidError, ShoalError
-from shoal.machinery.etcd import EtcdStore, Tls
 from shoal.machinery.logs import LEVELS, configure_logging
+
+if TYPE_CHECKING:
+    from shoal.machinery.etcd import EtcdStore
 
 _log = structlog.get_logger()
 
@@ -41,6 +43,8 @@ class EtcdAddress:
 
     def connect(self) -> EtcdStore:
         """Return a store; nothing is sent yet. InvalidError where a URL or a file is unusable."""
+        from shoal.machinery.etcd import EtcdStore, Tls  # agents and name services never need gRPC's 8 MB
+
         return EtcdStore(self.urls, Tls(self.ca, self.cert, self.key) if self.ca is not None else None)
 
 

@@ -134,7 +134,7 @@ def test_only_managers_hold_what_only_managers_may_hold(cluster: Cluster) -> Non
         "pki/node/ca.crt",
         "pki/node/node.pem",
     ]
-    assert [one["name"] for one in cluster.two.status()["processes"]] == ["nodeagent"]
+    assert [one["name"] for one in cluster.two.status()["processes"]] == ["dns", "nodeagent"]
     stored = cluster.boss.etcdctl("get --prefix /shoal/").ok().out
     secret = cluster.token().rpartition("-")[2]
     assert secret not in stored

@@ -13,7 +13,7 @@ import pytest
 from tests.support.lab import Host, Output, eventually
 from tests.support.onlookers import SETTLE_WITHIN_S, Bystander, is_as_desired, running, settled
 
-SUPERVISED = ("etcd", "apiserver", "replication", "rollout", "placement", "endpoint", "nodes", "nodeagent")
+SUPERVISED = ("etcd", "apiserver", "replication", "rollout", "placement", "endpoint", "nodes", "dns", "nodeagent")
 LONGEST_WAIT_S = 1.5
 """From the first of two changes; by then both are usually under way."""
 

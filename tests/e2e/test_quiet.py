@@ -13,7 +13,7 @@ from tests.support.onlookers import Bystander, revision, settled
 IDLE_S = 15.0
 FULL_IDLE_S = 60.0
 
-OBSERVABLE = ("apiserver", "replication", "rollout", "placement", "endpoint", "nodes", "nodeagent")
+OBSERVABLE = ("apiserver", "replication", "rollout", "placement", "endpoint", "nodes", "dns", "nodeagent")
 SETTLED_S = 3.0
 """Without a write for so long, the last change is over."""
 
@@ -38,7 +38,7 @@ def test_each_process_tells_its_health_and_metrics(rough_host: Host, process: st
     assert ask(rough_host, process, "readyz") == "ok"
     metrics = ask(rough_host, process, "metrics")
     assert "process_resident_memory_bytes" in metrics
-    if process not in ("apiserver", "nodeagent"):
+    if process not in ("apiserver", "dns", "nodeagent"):
         assert f'shoal_leader{{controller="{process}"}} 1.0' in metrics
         assert f'shoal_queue_depth{{controller="{process}"}}' in metrics
 

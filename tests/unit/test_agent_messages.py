@@ -6,7 +6,8 @@ from typing import Any
 
 import msgspec
 
-from nodeagent.client import read_message, read_objects
+from nodeagent.client import read_message
+from nodeagent.reading import read_objects
 from shoal.api import codec, keys
 from shoal.machinery.factories import make_service, make_task
 

@@ -38,8 +38,8 @@ def table(role: Role = Role.MANAGER, machine: str = "x86_64") -> dict[str, Proce
 @pytest.mark.parametrize(
     ("role", "expected"),
     [
-        pytest.param(Role.MANAGER, ["etcd", "apiserver", *CONTROLLERS, "nodeagent"], id="a manager runs everything"),
-        pytest.param(Role.WORKER, ["nodeagent"], id="a worker runs the agent only"),
+        pytest.param(Role.MANAGER, ["etcd", "apiserver", *CONTROLLERS, "dns", "nodeagent"], id="a manager runs everything"),
+        pytest.param(Role.WORKER, ["dns", "nodeagent"], id="a worker runs agent and name service only"),
     ],
 )
 def test_the_role_decides_what_runs(role: Role, expected: list[str]) -> None:
@@ -52,6 +52,7 @@ def test_the_role_decides_what_runs(role: Role, expected: list[str]) -> None:
         ("etcd", ()),
         ("apiserver", ("etcd", CLUSTER)),
         *((name, ("etcd", CLUSTER)) for name in CONTROLLERS),
+        ("dns", ()),
         ("nodeagent", ("apiserver",)),
     ],
 )
@@ -78,7 +79,7 @@ def test_the_agent_never_hears_of_etcd() -> None:
 
 def test_a_workers_agent_speaks_to_every_manager_it_knows_with_its_own_certificate() -> None:
     worker = msgspec.structs.replace(MANAGER, role=Role.WORKER, managers=("10.99.0.1:2377", "10.99.0.2:2377"))
-    (agent,) = processes_for(worker, PATHS, "unix:///d.sock")
+    *_, agent = processes_for(worker, PATHS, "unix:///d.sock")
     options = list(pairwise(agent.argv))
     assert [url for option, url in options if option == "--api"] == ["https://10.99.0.1:2377", "https://10.99.0.2:2377"]
     assert ("--tls-ca", "/state/pki/node/ca.crt") in options
@@ -98,7 +99,7 @@ def test_etcd_is_told_that_64_bit_arm_is_meant() -> None:
 
 def test_processes_stop_in_reverse_order_and_together_where_they_may() -> None:
     groups = [[process.name for process in group] for group in stop_order(table().values())]
-    assert groups == [[*CONTROLLERS, "nodeagent"], ["apiserver"], ["etcd"]]
+    assert groups == [[*CONTROLLERS, "dns", "nodeagent"], ["apiserver"], ["etcd"]]
 
 
 def test_a_child_gets_no_option_of_etcd_from_our_environment() -> None:
