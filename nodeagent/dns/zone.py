@@ -227,7 +227,7 @@ class Zone:
             self._askers.setdefault(asker.address, {})[key] = asker
 
     def _replace_network(self, old: NetworkFact | None, new: NetworkFact | None) -> None:
-        if old is not None and new is None:
+        if old is not None and (new is None or new.uid != old.uid):
             self._networks.pop(old.uid, None)
         if new is not None and new != old:
             self._networks[new.uid] = _Network(new)
