@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import anyio
 import msgspec
@@ -30,10 +30,17 @@ TAKEN_WITHIN_S: Final = 2.0
 log = structlog.get_logger()
 
 
+class Names(Protocol):
+    """Whoever answers for names."""
+
+    async def bring(self, facts: Mapping[str, Facts]) -> None:
+        """See that names are answered by exactly these facts, by keys of objects; what has not changed is the same."""
+
+
 class NamedNetwork:
     """A `NetworkPort` that has names beside what another one does."""
 
-    def __init__(self, network: NetworkPort, link: NamesLink, node_uid: str) -> None:
+    def __init__(self, network: NetworkPort, link: Names, node_uid: str) -> None:
         self._network, self._link, self._node_uid = network, link, node_uid
         self._objects: Mapping[str, Object] = {}
         self._facts: dict[str, Facts] = {}
@@ -87,7 +94,7 @@ class NamesLink:
         self._trouble = ""
 
     async def bring(self, facts: Mapping[str, Facts]) -> None:
-        """See that the name service answers by exactly these facts; without it, go on, and begin anew next time."""
+        """As `Names`; without the name service go on, and begin anew next time."""
         try:
             with anyio.fail_after(TAKEN_WITHIN_S):
                 await self._bring(facts)

@@ -30,6 +30,9 @@ TCP_BYTES: Final = 65535
 MOST_QUERY_BYTES: Final = 4096
 """No query is longer; what is gets no answer."""
 
+MOST_NAME_BYTES: Final = 253
+"""Of a name as text. Source: RFC 1035, 2.3.4."""
+
 A, PTR_TYPE, OPT, ANY = QTYPE.A, QTYPE.PTR, QTYPE.OPT, QTYPE.ANY
 NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED = (
     RCODE.NOERROR, RCODE.FORMERR, RCODE.SERVFAIL, RCODE.NXDOMAIN, RCODE.NOTIMP, RCODE.REFUSED,
@@ -107,6 +110,8 @@ def parse(data: bytes) -> Query:
     if extra is not None and extra.edns_ver:
         raise MalformedError(pack_empty(record, NOERROR, _BADVERS_HIGH))
     question = record.questions[0]
+    if len(question.qname) > MOST_NAME_BYTES:
+        raise MalformedError(_short(flags, FORMERR))
     return Query(
         name=_text(question.qname),
         type=question.qtype,
@@ -118,7 +123,7 @@ def parse(data: bytes) -> Query:
 
 def is_name(text: str) -> bool:
     """Say whether a text can be asked for."""
-    return text.isascii() and len(text) <= 253 and all(0 < len(label) <= 63 for label in text.split("."))
+    return text.isascii() and len(text) <= MOST_NAME_BYTES and all(0 < len(label) <= 63 for label in text.split("."))
 
 
 def pack_addresses(query: Query, addresses: Sequence[str], limit: int) -> bytes | Rotation:

@@ -12,7 +12,18 @@ import pytest
 from tests.support.lab import Host, Lab, remove_folder
 from tests.support.onlookers import Bystander, clear, standing_by
 
-PROCESSES = ("host", "etcd", "apiserver", "replication", "rollout", "placement", "endpoint", "nodes", "dns", "nodeagent")
+PROCESSES = (
+    "host",
+    "etcd",
+    "apiserver",
+    "replication",
+    "rollout",
+    "placement",
+    "endpoint",
+    "nodes",
+    "dns",
+    "nodeagent",
+)
 _spare = count(21)
 
 

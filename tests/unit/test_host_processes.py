@@ -38,7 +38,9 @@ def table(role: Role = Role.MANAGER, machine: str = "x86_64") -> dict[str, Proce
 @pytest.mark.parametrize(
     ("role", "expected"),
     [
-        pytest.param(Role.MANAGER, ["etcd", "apiserver", *CONTROLLERS, "dns", "nodeagent"], id="a manager runs everything"),
+        pytest.param(
+            Role.MANAGER, ["etcd", "apiserver", *CONTROLLERS, "dns", "nodeagent"], id="a manager runs everything"
+        ),
         pytest.param(Role.WORKER, ["dns", "nodeagent"], id="a worker runs agent and name service only"),
     ],
 )

@@ -50,8 +50,11 @@ def test_an_answer_over_udp_fits_what_the_asker_takes(offered: int | None, expec
         pytest.param(
             struct.pack("!HHHHHH", 1, 0, 1, 0, 0, 0) + b"\xc0\x0c\0\1\0\1", RCODE.FORMERR, id="a name that is itself"
         ),
+        pytest.param(struct.pack("!HHHHHH", 1, 0, 2, 0, 0, 0) + query()[12:] * 2, RCODE.FORMERR, id="two questions"),
         pytest.param(
-            struct.pack("!HHHHHH", 1, 0, 2, 0, 0, 0) + query()[12:] * 2, RCODE.FORMERR, id="two questions"
+            query()[:12] + b"".join(bytes([63]) + b"a" * 63 for _ in range(5)) + b"\0\0\1\0\1",
+            RCODE.FORMERR,
+            id="a name longer than names are",
         ),
         pytest.param(query()[:10] + b"\0\1" + query()[12:], RCODE.FORMERR, id="more promised than sent"),
         pytest.param(
@@ -124,7 +127,15 @@ def test_an_address_may_have_several_names() -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("web", True), ("web.1.x", True), ("", False), ("a..b", False), ("a" * 64, False), ("ä", False), ("x." * 130, False)],
+    [
+        ("web", True),
+        ("web.1.x", True),
+        ("", False),
+        ("a..b", False),
+        ("a" * 64, False),
+        ("ä", False),
+        ("x." * 130, False),
+    ],
 )
 def test_what_can_be_asked_for(text: str, expected: bool) -> None:
     assert wire.is_name(text) is expected
@@ -143,7 +154,9 @@ def test_a_label_with_a_dot_in_it_is_not_taken_for_two() -> None:
         pytest.param(query("other", qr=1), False, id="another question"),
         pytest.param(b"\0\0" + query("web", qr=1)[2:], False, id="another id"),
         pytest.param(b"\x12\x34\x80", False, id="less than a header"),
-        pytest.param(bytes(DNSRecord(DNSHeader(id=0x1234, qr=1, rcode=2)).pack()), True, id="a failure without question"),
+        pytest.param(
+            bytes(DNSRecord(DNSHeader(id=0x1234, qr=1, rcode=2)).pack()), True, id="a failure without question"
+        ),
         pytest.param(bytes(DNSRecord(DNSHeader(id=0x1234, qr=1)).pack()), False, id="success without question"),
     ],
 )
