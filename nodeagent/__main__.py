@@ -83,11 +83,12 @@ def make_serve(
 
     async def serve(health: Health) -> None:
         engine = DockerEngine(docker)
+        names = NamesLink(run_dir / SOCKET)
         async with ApiClient(apis, node_uid, tls) as api:
             agent = Agent(
                 node_uid=node_uid,
                 engine=engine,
-                network=NamedNetwork(NodeNetwork(engine, node_uid), NamesLink(run_dir / SOCKET), node_uid),
+                network=NamedNetwork(NodeNetwork(engine, node_uid), names, node_uid),
                 api=api,
                 clock=SystemClock(),
                 state_dir=state_dir,
@@ -104,6 +105,7 @@ def make_serve(
                     raise
             finally:
                 with anyio.CancelScope(shield=True):
+                    await names.aclose()
                     await engine.close()
 
     return serve

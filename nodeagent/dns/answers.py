@@ -86,8 +86,8 @@ class Answers:
 
     def change(self, put: Mapping[str, Facts], deleted: Collection[str]) -> None:
         """Take what changed in the world. Work is done for the names that changed."""
-        touched = [self.zone.put(key, facts) for key, facts in put.items()]
-        touched += [self.zone.delete(key) for key in deleted]
+        touched = [self.zone.delete(key) for key in deleted]
+        touched += [self.zone.put(key, facts) for key, facts in put.items()]
         if any(one.everything for one in touched):
             self._forget_everything()
         for address in {address for one in touched for address in one.askers}:

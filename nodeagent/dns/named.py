@@ -97,27 +97,32 @@ class NamesLink:
         """As `Names`; without the name service go on, and begin anew next time."""
         try:
             with anyio.fail_after(TAKEN_WITHIN_S):
-                await self._bring(facts)
+                await self._bring_anyhow(facts)
         except (OSError, TimeoutError, msgspec.MsgspecError, anyio.BrokenResourceError, anyio.EndOfStream) as error:
             await self._hang_up(str(error) or type(error).__name__)
         else:
             if self._trouble:
-                log.info("names_fed", names=len(facts))
+                log.info("names_fed", objects=len(facts))
             self._trouble = ""
 
-    async def _bring(self, facts: Mapping[str, Facts]) -> None:
-        is_first = self._stream is None
-        if self._stream is None:
-            self._told = {}
-            self._stream = await anyio.connect_unix(self._socket)
-        put = {key: one for key, one in facts.items() if one is not self._told.get(key)}
-        deleted = tuple(key for key in self._told if key not in facts)
-        if not (is_first or put or deleted):
-            return
+    async def _bring_anyhow(self, facts: Mapping[str, Facts]) -> None:
+        """Bring facts, to another process if the one we know has ended."""
+        if self._stream is not None:
+            try:
+                return await self._bring(self._stream, facts)
+            except (anyio.BrokenResourceError, anyio.EndOfStream):
+                await self.aclose()
+        self._told = {}
+        self._stream = await anyio.connect_unix(self._socket)
+        return await self._bring(self._stream, facts, is_complete=True)
+
+    async def _bring(self, stream: SocketStream, facts: Mapping[str, Facts], *, is_complete: bool = False) -> None:
+        """Say what is new; also that nothing is: the answer shows that the other end lives and knows the rest."""
         self._number += 1
-        news = News(self._number, is_first, put, deleted)
-        await self._stream.send(msgspec.json.encode(news) + b"\n")
-        async for line in lines(self._stream):
+        put = {key: one for key, one in facts.items() if one is not self._told.get(key)}
+        news = News(self._number, is_complete, put, tuple(key for key in self._told if key not in facts))
+        await stream.send(msgspec.json.encode(news) + b"\n")
+        async for line in lines(stream):
             if msgspec.json.decode(line, type=Taken).number == self._number:
                 self._told = dict(facts)
                 return
@@ -127,6 +132,10 @@ class NamesLink:
         if not self._trouble:
             log.warning("names_not_fed", reason=why)
         self._trouble = why
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """End the connection; what was brought stays in force."""
         if self._stream is not None:
             with anyio.CancelScope(shield=True):
                 await self._stream.aclose()

@@ -41,8 +41,11 @@ class Scene:
         self.fails = False
         self.network = NamedNetwork(self, self, "n1")
         self.objects: list[Object] = [
-            FRONT, INGRESS, attachment(FRONT.metadata.uid, "10.0.1.5/24"), attachment(INGRESS.metadata.uid, "10.0.0.5/24"),
-        ]  # fmt: skip
+            FRONT,
+            INGRESS,
+            attachment(FRONT.metadata.uid, "10.0.1.5/24"),
+            attachment(INGRESS.metadata.uid, "10.0.0.5/24"),
+        ]
 
     async def bring(self, facts: Mapping[str, Facts]) -> None:
         self.known = dict(facts)
