@@ -8,5 +8,5 @@
     server    sockets on the bridges' addresses
     feed      how the agent tells this process what it knows
 
-A process of its own (decision 0014): it answers while the agent is busy, restarts or is gone.
+A process of its own (decision 0015): it answers while the agent is busy, restarts or is gone.
 """

@@ -12,6 +12,7 @@ from ipaddress import IPv4Interface
 
 from nodeagent.dns.wire import is_name
 from nodeagent.dns.zone import NOTHING, Asker, Facts, Listener, NetworkFact, Rank, Record
+from nodeagent.network.docker_networks import docker_name
 from shoal.api.objects import Attachment, Backend, EndpointNetwork, Network, Object, ServiceEndpoint, Task, TaskAddress
 from shoal.rules.networks import is_on_bridge
 
@@ -40,6 +41,7 @@ def _network(network: Network) -> NetworkFact:
         subnets=tuple(one.subnet for one in network.status.subnets if one.subnet),
         is_internal=network.spec.internal,
         has_names=not network.spec.ingress,
+        engine_name=docker_name(network),
     )
 
 

@@ -35,9 +35,6 @@ class Rank(IntEnum):
 _NAMES_AN_ADDRESS: Final = (Rank.VIP, Rank.TASK)
 """Records that answer a reverse look-up."""
 
-ENGINE_PREFIX: Final = "shoal-"
-"""Docker's name of a network is ours with this in front; its own resolver answers reverse look-ups with it."""
-
 
 class Record(Struct, frozen=True, gc=False, array_like=True):
     """A name on a network, in lower case, and one address it leads to; "" with KNOWN."""
@@ -55,6 +52,8 @@ class NetworkFact(Struct, frozen=True, array_like=True):
     is_internal: bool = False
     has_names: bool = True
     """False: the ingress network, which has a way out but no names."""
+    engine_name: str = ""
+    """What Docker calls it: its own resolver answers reverse look-ups by that name."""
 
 
 class Asker(Struct, frozen=True, array_like=True):
@@ -115,7 +114,7 @@ class _Network:
     def __init__(self, fact: NetworkFact) -> None:
         self.fact = fact
         self.subnets = tuple(IPv4Network(subnet) for subnet in fact.subnets)
-        self.suffixes = (f".{fact.name.lower()}", f".{ENGINE_PREFIX}{fact.name.lower()}")
+        self.suffixes = tuple(f".{name.lower()}" for name in (fact.name, fact.engine_name) if name)
 
 
 class Zone:

@@ -46,9 +46,13 @@ def test_a_network_says_its_name_its_subnet_and_whether_it_has_a_way_out() -> No
         spec=NetworkSpec(internal=True),
         status=NetworkStatus(subnets=(Subnet("10.0.1.0/24"),)),
     )
-    assert facts_of(network, "n1") == Facts(network=NetworkFact("uf", "front", ("10.0.1.0/24",), is_internal=True))
+    assert facts_of(network, "n1") == Facts(
+        network=NetworkFact("uf", "front", ("10.0.1.0/24",), is_internal=True, engine_name="shoal-net-front.uf")
+    )
     ingress = replace(network, spec=NetworkSpec(ingress=True))
-    assert facts_of(ingress, "n1").network == NetworkFact("uf", "front", ("10.0.1.0/24",), has_names=False)
+    assert facts_of(ingress, "n1").network == NetworkFact(
+        "uf", "front", ("10.0.1.0/24",), has_names=False, engine_name="shoal-ingress"
+    )
 
 
 @pytest.mark.parametrize(

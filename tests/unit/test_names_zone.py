@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from nodeagent.dns.zone import NOTHING, Asker, Facts, Listener, NetworkFact, Rank, Record, Scope, Zone
 
 FRONT = NetworkFact("uf", "front", ("10.0.1.0/24",))
-BACK = NetworkFact("ub", "back", ("10.0.2.0/24",))
+BACK = NetworkFact("ub", "back", ("10.0.2.0/24",), engine_name="shoal-net-back.ub")
 INNER = NetworkFact("ui", "inner", ("10.0.3.0/24",), is_internal=True)
 INGRESS = NetworkFact("ux", "ingress", ("10.0.0.0/24",), has_names=False)
 
@@ -39,7 +39,7 @@ DB = Record("ub", "db", Rank.VIP, "10.0.2.2")
         pytest.param(BOTH, "web", ("10.0.1.2",), id="a name of the first network"),
         pytest.param(BOTH, "db", ("10.0.2.2",), id="a name of the second network"),
         pytest.param(BOTH, "db.back", ("10.0.2.2",), id="with the network's name"),
-        pytest.param(BOTH, "db.shoal-back", ("10.0.2.2",), id="with the engine's name of the network"),
+        pytest.param(BOTH, "db.shoal-net-back.ub", ("10.0.2.2",), id="with the engine's name of the network"),
         pytest.param(BOTH, "db.front", None, id="with the name of a network it is not on"),
         pytest.param(Scope(("uf",)), "db", None, id="a name of another network"),
         pytest.param(Scope(("uf",)), "db.back", None, id="a name of another network, named"),
