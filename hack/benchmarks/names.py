@@ -1,4 +1,4 @@
-"""Names of a thousand services, asked of our name service and of dnsmasq in turn: how many a second, how late the worst.
+"""Names of a thousand services, asked of our name service and of dnsmasq in turn: how many a second, and how late.
 
 Both answer on loopback, from their own processes, with the same names; dnsperf asks. Most of the questions are for
 addresses, some for what a name does not have, as the C library asks for both.
@@ -155,8 +155,8 @@ def _ours(folder: Path) -> Iterator[Peer]:
 def _dnsmasq() -> Iterator[Peer]:
     names = (f"--host-record=service{at}.front,{_vip(at)},1" for at in range(SERVICES))
     command = [
-        "dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--user=root", "--no-resolv", "--no-hosts", "--bind-interfaces",
-        f"--listen-address={PEERS}", "--local=/front/", *names,
+        "dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--user=root", "--no-resolv", "--no-hosts",
+        "--bind-interfaces", f"--listen-address={PEERS}", "--local=/front/", *names,
     ]  # fmt: skip
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         try:
