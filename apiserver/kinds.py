@@ -15,7 +15,6 @@ from apiserver.admit_service import admit_service, admit_service_delete
 from shoal.api import objects as o
 from shoal.api.errors import ForbiddenError, NotFoundError
 from shoal.api.ownership import WRITERS
-from shoal.api.validation import KINDS_NOT_YET
 
 KINDS: Final[Mapping[str, type[o.Object]]] = {kind.PLURAL: kind for kind in o.KINDS.values()}
 """Plural → kind: the words of the paths."""
@@ -35,7 +34,7 @@ class Rules(Struct, frozen=True):
 
 WRITABLE: Final[Mapping[type[o.Object], Rules]] = {
     o.Service: Rules(admit_service, admit_service_delete),
-    **({} if o.Network.KIND in KINDS_NOT_YET else {o.Network: Rules(admit_network, admit_network_delete)}),
+    o.Network: Rules(admit_network, admit_network_delete),
     o.Secret: Rules(admit_file, admit_file_delete),
     o.Config: Rules(admit_file, admit_file_delete),
     o.Node: Rules(admit_node, admit_node_delete),

@@ -44,6 +44,9 @@ MARK = 0x53480000
 
 MARK_MASK = 0xFFFF0000
 
+ANY_ADDRESS = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 -- nothing is bound here
+"""How people write that a port is published on all addresses of a host."""
+
 _FRAME = f"""\
 table {TABLE} {{}}
 delete table {TABLE}
@@ -144,9 +147,10 @@ def published_ports(
     for endpoint in endpoints:
         addresses = ready.get((endpoint.spec.service.uid, network_uid), ())
         for port in endpoint.spec.ports if addresses else ():
-            if port.mode is PublishMode.INGRESS and port.published and ":" not in port.address:
+            if port.mode is PublishMode.INGRESS and port.published:
                 key = PortKey(port.protocol, port.published)
-                ports[key] = tuple(Target(address, port.target, port.address) for address in addresses)
+                only = "" if port.address in ANY_ADDRESS else port.address
+                ports[key] = tuple(Target(address, port.target, only) for address in addresses)
     return ports
 
 

@@ -18,10 +18,10 @@ from shoal.api.names import hint
 from shoal.api.objects import KINDS, Cluster, Config, Network, Node, Object, Secret, Service
 from shoal.api.shortforms import expand
 from shoal.api.strict import decode, describe
-from shoal.api.validation import KINDS_NOT_YET, validate
+from shoal.api.validation import validate
 
 WRITABLE: Final[dict[str, type[Object]]] = {
-    kind.KIND: kind for kind in (Service, Network, Secret, Config, Node, Cluster) if kind.KIND not in KINDS_NOT_YET
+    kind.KIND: kind for kind in (Service, Network, Secret, Config, Node, Cluster)
 }
 """Kinds that people may write; all others are made from them."""
 
@@ -93,8 +93,6 @@ def _kind_of(plain: Any) -> tuple[type[Object] | None, tuple[Fault, ...]]:
     elif not isinstance(name, str) or name not in KINDS:
         more = hint(name, WRITABLE) if isinstance(name, str) else ""
         faults.append(Fault("kind", f"found {describe(name)}, which is no kind; {known}{more}"))
-    elif name in KINDS_NOT_YET:
-        faults.append(Fault("kind", KINDS_NOT_YET[name]))
     elif name not in WRITABLE:
         faults.append(Fault("kind", f"{name} objects are made by Shoal itself and cannot be applied; {known}"))
     usable = isinstance(name, str) and name in WRITABLE

@@ -143,13 +143,11 @@ def _rolling(field: str) -> tuple[NotYet, ...]:
 
 
 NOT_YET: Final[tuple[NotYet, ...]] = (
-    NotYet("spec.networks", f"user networks are {_LATER}"),
     NotYet(
         "spec.endpoint.mode",
         f"dnsrr needs service names in DNS, which are {_LATER}",
         lambda mode: mode is EndpointMode.DNSRR,
     ),
-    NotYet("spec.ports[].address", f"publishing on one address of the host is {_LATER}"),
     NotYet(
         "spec.ports[]",
         "sctp ports on every node are not available yet in this version; use mode: host",
@@ -164,11 +162,6 @@ NOT_YET: Final[tuple[NotYet, ...]] = (
     *_rolling("rollback"),
 )
 """Delete a row when its field works."""
-
-KINDS_NOT_YET: Final[dict[str, str]] = {
-    "Network": f"user networks are {_LATER}",
-}
-"""Kinds that people will write, and cannot yet."""
 
 
 def _not_yet_faults(spec: ServiceSpec) -> Faults:
@@ -522,6 +515,9 @@ def _port_faults(spec: ServiceSpec) -> Faults:
             yield Fault(f"{path}.target", _twice("target", port.target, port, spec))
         if port.address and not _is_address(port.address):
             yield Fault(f"{path}.address", f"found {port.address!r}, expected an IP address of the host")
+        elif port.mode is PublishMode.INGRESS and ":" in port.address and port.address != "::":
+            sentence = "the routing mesh carries IPv4; expected an IPv4 address, or mode: host"
+            yield Fault(f"{path}.address", f"found {port.address!r}, but {sentence}")
     if spec.endpoint is not None and spec.endpoint.mode is EndpointMode.DNSRR:
         for index, port in enumerate(spec.ports):
             if port.mode is PublishMode.INGRESS:

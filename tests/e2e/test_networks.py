@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import pytest
@@ -19,12 +20,15 @@ from tests.support.user import GENEROUS_S, service, shell, start, tasks
 MENDED_WITHIN_S = 45.0
 """What was deleted by hand is back within 30 s; the rest is for a loaded machine."""
 
+ECHO_SERVER = f"exec chroot /host {sys.executable} -c '{ECHO}'"
+"""The last line of a script in a container with the host's files at /host."""
+
 TELL = f"""
 mkdir -p /tmp/www/cgi-bin
 printf '#!/bin/sh\\necho; echo "$(hostname) $REMOTE_ADDR"\\n' >/tmp/www/cgi-bin/me
 chmod +x /tmp/www/cgi-bin/me
 httpd -p 80 -h /tmp/www
-exec chroot /host {sys.executable} -c '{ECHO}'
+{ECHO_SERVER}
 """
 """A web server that tells who answers whom at /cgi-bin/me, and a UDP server that tells each client its address."""
 
@@ -48,8 +52,8 @@ class Cluster(NamedTuple):
         )
 
 
-@pytest.fixture(scope="module")
-def formed(lab: Lab) -> Iterator[Cluster]:
+@contextmanager
+def forming(lab: Lab) -> Iterator[Cluster]:
     cluster = Cluster(*(lab.host(number) for number in (41, 42, 43)))
     for host in cluster.hosts:
         host.on()
@@ -63,6 +67,12 @@ def formed(lab: Lab) -> Iterator[Cluster]:
     for host in cluster.hosts:
         host.off()
         remove_folder(host.directory)
+
+
+@pytest.fixture(scope="module")
+def formed(lab: Lab) -> Iterator[Cluster]:
+    with forming(lab) as found:
+        yield found
 
 
 @pytest.fixture
@@ -125,9 +135,10 @@ def test_hosts_without_a_task_answer_too_and_so_they_do_to_hosts_and_containers(
         cluster.three.docker(["exec", container, "wget", "-q", "-O-", f"http://{host.address}:8140/cgi-bin/me"]).ok()
 
 
-def device(host: Host) -> str:
+def devices(host: Host) -> list[str]:
+    """The host's tunnels."""
     links = host.run("ip", "-o", "link").ok().out.splitlines()
-    return next(name for name in (line.split(": ")[1] for line in links) if name.startswith("shx-"))
+    return [name for name in (line.split(": ")[1] for line in links) if name.startswith("shx-")]
 
 
 def wiring(host: Host, name: str) -> list[str]:
@@ -158,7 +169,7 @@ BY_HAND = {
 def test_what_was_altered_by_hand_is_mended_and_what_others_made_stays(told: Cluster, lab: Lab) -> None:
     all_answer(lab, told)
     host = told.two
-    name = device(host)
+    (name,) = devices(host)
     before = wiring(host, name)
     far = next(line.split()[0] for line in before if f"dst {told.boss.address}" in line)
     host.run("ip", "link", "add", "others", "type", "vxlan", "id", "77", "dstport", "4790").ok()

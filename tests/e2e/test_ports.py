@@ -189,6 +189,17 @@ def test_a_host_mode_port_left_open_is_the_engine_s_choice(host: Host) -> None:
     assert "hello from" in answers(host, f"http://127.0.0.1:{port['published']}/")
 
 
+def test_a_port_bound_to_one_address_of_the_host_answers_there_alone(host: Host) -> None:
+    at = host.address
+    start(
+        host,
+        service("bound", ports=[f"{at}:8131:80", {"published": 8132, "target": 80, "mode": "host", "address": at}]),
+    )
+    for port in (8131, 8132):
+        assert "hello from" in answers(host, f"http://{at}:{port}/")
+        assert host.run("curl", "-sS", "-m", "3", f"http://127.0.0.1:{port}/").code == 7  # connection refused
+
+
 def test_a_port_can_be_changed_and_a_service_unpublished(host: Host) -> None:
     start(host, service("mobile", ports=["8128:80"]))
     answers(host, "http://127.0.0.1:8128/")

@@ -74,7 +74,6 @@ def test_a_node_keeps_its_uid_because_names_need_not_be_unique() -> None:
         pytest.param({"apiVersion": "v1", "kind": "Service"}, ["apiVersion", "metadata", "spec"], id="foreign-version"),
         pytest.param({"apiVersion": "shoal/v1", "kind": "Servcie"}, ["kind"], id="misspelt-kind"),
         pytest.param({"apiVersion": "shoal/v1", "kind": "Task"}, ["kind"], id="not-for-people"),
-        pytest.param({"apiVersion": "shoal/v1", "kind": "Network"}, ["kind"], id="later"),
     ],
 )
 def test_what_is_no_known_object_is_refused_by_name(plain: Any, paths: list[str]) -> None:

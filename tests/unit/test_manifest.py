@@ -59,8 +59,7 @@ BAD = [
     ),
     pytest.param(web("ports: ['80-90:80']"), 7, "spec.ports[0]", "list each port", id="port-range"),
     pytest.param(web("mode: sometimes"), 7, "spec.mode", "expected one of replicated, global", id="enum"),
-    pytest.param(web("networks: [a]"), 7, "spec.networks", "networks are not available yet", id="later-field"),
-    pytest.param(web("networks: [front]"), 7, "spec.networks", "user networks are not available yet", id="later-field"),
+    pytest.param(web("update: {delay: 1s}"), 7, "spec.update.delay", "are not available yet", id="later-field"),
     pytest.param(web("replicas: 1\nreplicas: 2"), 8, "spec.replicas", "is given twice, first in line 7", id="same-key"),
     pytest.param("apiVersion: shoal/v1\nkind: [Service\n", 3, "", "is not YAML", id="not-yaml"),
     pytest.param("kind: Service\n\tspec: x\n", 2, "", "indented with a tab", id="tab"),
@@ -78,9 +77,6 @@ BAD = [
     pytest.param("version: '3'\nservices: {}", 2, "services", "stacks are not available yet", id="compose-file"),
     pytest.param("apiVersion: shoal/v1\nkind: Servce", 2, "kind", "did you mean Service?", id="unknown-kind"),
     pytest.param("apiVersion: v2\nkind: Node", 1, "apiVersion", "expected shoal/v1", id="unknown-version"),
-    pytest.param(
-        "apiVersion: shoal/v1\nkind: Network", 2, "kind", "user networks are not available yet", id="later-kind"
-    ),
 ]
 
 

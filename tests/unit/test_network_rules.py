@@ -141,7 +141,9 @@ def test_a_new_bridge_costs_one_element() -> None:
 def test_a_port_bound_to_one_address_of_the_host_leads_nowhere_from_others() -> None:
     bound = published_ports([endpoint(Port(80, 8080, address="192.0.2.1"))], [backend(4)], INGRESS.uid)
     assert "add rule ip shoal tcp-8080 ip daddr 192.0.2.1 meta l4proto" in full(Picture(bound))
-    assert published_ports([endpoint(Port(80, 8080, address="2001:db8::1"))], [backend(4)], INGRESS.uid) == {}
+    for every in ("0.0.0.0", "::"):
+        found = published_ports([endpoint(Port(80, 8080, address=every))], [backend(4)], INGRESS.uid)
+        assert found == {PortKey(Protocol.TCP, 8080): (target(4),)}
 
 
 def test_a_virtual_ip_leads_to_the_ready_backends_on_its_network_where_that_is_here() -> None:
