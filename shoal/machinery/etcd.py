@@ -11,7 +11,7 @@ import asyncio
 import math
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import anyio
 import anyio.lowlevel
 import structlog
+from anyio.abc import TaskGroup
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from shoal.api.errors import (
@@ -49,7 +50,6 @@ from shoal.machinery.store import (
     check_txn,
     conflict_of,
     prefix_end,
-    watched_range,
 )
 
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # before gRPC loads: its fork handlers break subprocesses
@@ -69,11 +69,11 @@ PAGE_ITEMS = 500
 PAGE_BYTES = 4 << 20
 """Wanted size of a page: big enough to be quick, small enough not to hold up other calls."""
 
-PROBE_S = 4.0
-"""How often, in seconds, a watch's stream is asked for a sign of life."""
+PROBE_S = 5.0
+"""After so many silent seconds a watch's stream is asked for a sign of life."""
 
 SILENCE_S = 10.0
-"""A stream that gave no sign of life for so many seconds is dead: two probes and a little."""
+"""A stream that gave no sign of life for so many seconds is dead: it was asked, and had half of them to answer."""
 
 RETRY_S = (0.1, 2.0)
 """First and longest wait before a broken watch is opened again, in seconds; it doubles."""
@@ -88,6 +88,8 @@ _OPTIONS = (
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 0),
     ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.bdp_probe", 0),  # it pings with every message; a window for a slow line instead:
+    ("grpc.http2.lookahead_bytes", 4 << 20),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
@@ -201,7 +203,7 @@ class EtcdStore:
         return lease
 
     async def lease_keep_alive(self, lease: int) -> float:
-        answer = await self._read(lambda each: _renew(each, lease))
+        answer = await self._read(lambda each: each.renewals.renew(lease))
         left = float(answer.TTL)
         if left <= 0:
             raise NotFoundError(f"lease {lease} is gone")
@@ -288,6 +290,9 @@ class EtcdStore:
             if isinstance(translated, UnavailableError):
                 self._leave(endpoint)
             raise translated from error
+        except UnavailableError:
+            self._leave(endpoint)
+            raise
         except (grpc.aio.UsageError, asyncio.InvalidStateError) as error:
             raise UnavailableError("the store was closed during a call") from error
         except asyncio.CancelledError:
@@ -308,6 +313,7 @@ class _Endpoint:
         self.kv: Any = rpc_pb2_grpc.KVStub(self.channel)
         self.watch: Any = rpc_pb2_grpc.WatchStub(self.channel)
         self.lease: Any = rpc_pb2_grpc.LeaseStub(self.channel)
+        self.renewals = _Renewals(self.lease.LeaseKeepAlive)
         self.maintenance: Any = rpc_pb2_grpc.MaintenanceStub(self.channel)
 
 
@@ -326,8 +332,8 @@ class _Follower:
       expired exactly if it was compacted away (etcd 3.4 may lose a deletion *at* the compacted revision), and events
       that an old etcd repeats or delivers late do no harm.
     - Only events move the position. etcd's progress notifications may run ahead of events (fixed in 3.4.25), so they
-      serve as sign of life alone: one is asked for every PROBE_S, and a stream silent for SILENCE_S is dead even
-      though its connection may be up. Bookmarks come from events beside the prefix instead (`watched_range`).
+      serve as sign of life alone: one is asked for after PROBE_S of silence, and a stream silent for SILENCE_S is dead
+      even though its connection may be up.
     - A revision's events come in one response (we do not ask for fragments). A backlog too large for one message is
       expired too: a list is paged.
     - A store that has not reached the position was restored from a backup: expired, as is another cluster id.
@@ -368,9 +374,8 @@ class _Follower:
             with _broken(), _without_group():
                 self._waits_since = anyio.current_time()
                 async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(self._guard, call)
+                    tasks.start_soon(self._guard, call, tasks)
                     await call.write(self._request())
-                    tasks.start_soon(_probe, call)
                     await self._read(call)
         except asyncio.CancelledError:
             await anyio.lowlevel.checkpoint_if_cancelled()
@@ -378,22 +383,28 @@ class _Follower:
         finally:
             call.cancel()
 
-    async def _guard(self, call: Any) -> None:
-        """End the call once it is silent for too long.
+    async def _guard(self, call: Any, tasks: TaskGroup) -> None:
+        """Ask a silent stream for a sign of life, and end the call if none comes.
 
         A time limit around the read would do the same, were it not that gRPC and anyio cannot agree on cancellation.
         """
+        asked = math.nan
         while True:
-            await anyio.sleep(PROBE_S / 4)
-            if anyio.current_time() - self._waits_since > SILENCE_S:
+            since = self._waits_since
+            now = anyio.current_time()
+            if now - since >= SILENCE_S:
                 call.cancel()
                 return
+            if now - since >= PROBE_S and asked != since:
+                asked = since
+                tasks.start_soon(_probe, call)
+            limit = SILENCE_S if asked == since else PROBE_S
+            await anyio.sleep(min(PROBE_S, since + limit - now))
 
     def _request(self) -> Any:
-        start, end = watched_range(self._prefix)
         create = rpc_pb2.WatchCreateRequest(
-            key=start.encode() or b"\0",
-            range_end=_end(end),
+            key=self._prefix.encode() or b"\0",
+            range_end=_end(prefix_end(self._prefix)),
             start_revision=max(1, self._position),
         )
         return rpc_pb2.WatchRequest(create_request=create)
@@ -409,8 +420,7 @@ class _Follower:
             for revision, events in groupby(map(_event, response.events), attrgetter("revision")):
                 if revision > self._position:
                     self._position = revision
-                    kept = tuple(event for event in events if event.key.startswith(self._prefix))
-                    await self._deliver.send(Batch(revision, kept))
+                    await self._deliver.send(Batch(revision, tuple(events)))
 
     async def _check(self, response: Any) -> None:
         """Raise if the watch cannot go on. etcd may say "canceled" in the same breath as "created"."""
@@ -467,31 +477,54 @@ class _Batches:
 
 
 async def _probe(call: Any) -> None:
-    """Ask for a sign of life now and then. That the stream is over is for its reader to find."""
+    """Ask for a sign of life. That the stream is over is for its reader to find."""
     request = rpc_pb2.WatchRequest(progress_request=rpc_pb2.WatchProgressRequest())
-    while True:
-        await anyio.sleep(PROBE_S)
-        try:
-            await call.write(request)
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            return
-        except asyncio.CancelledError:
-            if call.cancelled():  # gRPC's word for a call that its reader gave up: nobody cancels this task
-                return
-            raise
-
-
-async def _renew(endpoint: _Endpoint, lease: int) -> Any:
-    """Renew once, over a stream of its own: renewals are rare."""
-    call = endpoint.lease.LeaseKeepAlive(timeout=CALL_S, metadata=_HAS_LEADER)
     try:
-        await call.write(rpc_pb2.LeaseKeepAliveRequest(ID=lease))
-        answer = await call.read()
-    finally:
-        call.cancel()
-    if answer is grpc.aio.EOF:
-        raise UnavailableError(f"etcd did not answer the renewal of lease {lease}")
-    return answer
+        await call.write(request)
+    except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        return
+    except asyncio.CancelledError:
+        if call.cancelled():  # gRPC's word for a call that its reader gave up: nobody cancels this task
+            return
+        raise
+
+
+class _Renewals:
+    """Renews leases over one stream, as opening one costs more than all it carries; one renewal at a time."""
+
+    def __init__(self, open_stream: Callable[..., Any]) -> None:
+        self._open = open_stream
+        self._call: Any = None
+        self._turn = anyio.Lock()
+
+    async def renew(self, lease: int) -> Any:
+        """Return etcd's answer. A kept stream may have ended since, with its etcd; a new one tells."""
+        async with self._turn:
+            if self._call is not None:
+                with suppress(grpc.aio.AioRpcError, _BrokenError):
+                    return await self._ask(lease)
+            try:
+                return await self._ask(lease)
+            except _BrokenError as error:
+                raise UnavailableError(f"etcd did not answer the renewal of lease {lease}: {error}") from error
+
+    async def _ask(self, lease: int) -> Any:
+        """Ask over the kept stream or a new one, which is kept if it answers in time."""
+        call = self._call or self._open(metadata=_HAS_LEADER)
+        self._call = None
+        limit = asyncio.get_running_loop().call_later(CALL_S, call.cancel)
+        try:
+            await call.write(rpc_pb2.LeaseKeepAliveRequest(ID=lease))
+            answer = await call.read()
+        except asyncio.CancelledError:
+            await anyio.lowlevel.checkpoint_if_cancelled()
+            raise UnavailableError(f"etcd did not answer the renewal of lease {lease} in {CALL_S:g} s") from None
+        finally:
+            limit.cancel()
+        if answer is grpc.aio.EOF:
+            raise _BrokenError("it ended the stream")
+        self._call = call
+        return answer
 
 
 @contextmanager

@@ -46,7 +46,8 @@ _log = structlog.get_logger()
 class Informer:
     """Fills `cache` with the objects of `kinds` under `prefixes`, whose first one gives the cache its revision.
 
-    Subscribers are called after every batch, also with no changes when only the revision moved. They must not block.
+    Subscribers are called after every batch, also with no changes where it held no object of these kinds. They must
+    not block.
     `keep` is handed the bytes of every object that enters the cache, just before it does.
     """
 
@@ -271,18 +272,28 @@ class Informer:
         self._deletions.append(deletions)
         try:
             listing = await self._store.list(prefix)
-            if grace_s and prefix == self._prefixes[0] and self.cache.revision < listing.revision:
-                with self._clock.timeout(grace_s):
-                    await self.wait_for(listing.revision)
+            heard = await self._hear(prefix, listing.revision, grace_s)
             seen = self._seen[prefix]
             incarnation = self._incarnation_in(listing)
             if listing.revision < seen_before or (self._incarnation and incarnation != self._incarnation):
                 raise UnavailableError(f"the store at revision {listing.revision} is not the one seen at {seen_before}")
             changes = self._merge(prefix, listing, deletions)
             self._advance(prefix, max(seen, listing.revision), changes)
-            return sum(_is_drift(change, seen, listing.revision) for change in changes)
+            return sum(_is_drift(change, heard, listing.revision) for change in changes)
         finally:
             self._deletions.remove(deletions)
+
+    async def _hear(self, prefix: str, listed: int, grace_s: float) -> int:
+        """Return the revision up to which a watch must have delivered everything.
+
+        One that says nothing for the whole grace had nothing to say up to the list's revision.
+        """
+        if grace_s and prefix == self._prefixes[0] and self._seen[prefix] < listed:
+            with self._clock.timeout(grace_s) as grace:
+                await self.wait_for(listed)
+            if grace.cancelled_caught:
+                return max(listed, self._seen[prefix])
+        return self._seen[prefix]
 
     async def _recheck(self) -> None:
         for prefix in self._prefixes:

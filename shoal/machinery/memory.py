@@ -32,7 +32,6 @@ from shoal.machinery.store import (
     Write,
     check_txn,
     conflict_of,
-    watched_range,
 )
 
 
@@ -279,7 +278,6 @@ class _Watch:
         self.error: ShoalError | None = None
         self.wake = anyio.Event()
         self._store, self._prefix = store, prefix
-        self._start, self._end = watched_range(prefix)
         self._at = bisect_right(store.history, since, key=lambda line: line.revision)
 
     def __aiter__(self) -> AsyncIterator[Batch]:
@@ -304,7 +302,9 @@ class _Watch:
             while self._at < len(history) and history[self._at].revision == history[first].revision:
                 self._at += 1
             lines = history[first : self._at]
-            if any(self._start <= line.key and (not self._end or line.key < self._end) for line in lines):
-                kept = (line for line in lines if line.key.startswith(self._prefix))
-                return Batch(lines[0].revision, tuple(Event(line.key, line.value, line.revision) for line in kept))
+            kept = tuple(
+                Event(line.key, line.value, line.revision) for line in lines if line.key.startswith(self._prefix)
+            )
+            if kept:
+                return Batch(lines[0].revision, kept)
         return None

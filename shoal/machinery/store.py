@@ -8,8 +8,8 @@ In etcd's own words:
 - `list` returns items and the revision they are true at; `watch(prefix, since=revision)` starts right after it.
 - Every write carries what it read: a transaction commits only if all its `compares` hold, else `ConflictError`.
 - A write whose answer was lost raises `UnavailableError` and its outcome is unknown: read before you retry.
-- A watch over `/shoal/` gets a bookmark for every revision written beside it (`/shoal-live/` …), so its position
-  reaches every revision a commit can return; other watches get events only.
+- A watch hears of its prefix only: what is written beside it wakes nobody, and moves no position. So its position
+  reaches every revision of a commit that changed something under the prefix, and need not reach others.
 
 Values are bytes here; `shoal.api.codec` turns them into objects.
 """
@@ -23,7 +23,6 @@ from typing import NamedTuple, Protocol
 from msgspec import Struct
 
 from shoal.api.errors import ConflictError, InvariantError
-from shoal.api.keys import ROOT
 
 MAX_OPERATIONS = 100
 """Operations in one transaction; etcd's own default limit is 128."""
@@ -61,7 +60,7 @@ class Event(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What changed, in order. `events` is empty in a bookmark: nothing changed up to `revision`."""
+    """What one revision changed under the prefix, in order."""
 
     revision: int
     events: tuple[Event, ...]
@@ -135,7 +134,7 @@ class Store(Protocol):
         """
 
     def watch(self, prefix: str, since: int) -> AbstractAsyncContextManager[AsyncIterator[Batch]]:
-        """Deliver every batch after revision `since`, bookmarks among them; `ExpiredError` once it cannot.
+        """Deliver every batch after revision `since`; `ExpiredError` once it cannot.
 
         A broken connection is mended inside. Expired is a position that was compacted or that the store has not
         reached (it was restored from a backup).
@@ -178,16 +177,6 @@ def conflict_of(compare: Compare, seen: Seen | None) -> ConflictError | None:
             message = f"{key} was created at {created}, not at {revision}: it is not mine any more"
             return ConflictError(key, revision, created, message)
     return None
-
-
-def watched_range(prefix: str) -> tuple[str, str]:
-    """Return the keys `[start, end)` a watch must hear of to deliver `prefix` and its bookmarks.
-
-    `/shoal/` and the prefixes beside it sort next to each other: `/shoal-`… < `/shoal/` < `/shoal0`.
-    """
-    if prefix == ROOT:
-        return ROOT[:-1] + "-", prefix_end(ROOT)
-    return prefix, prefix_end(prefix)
 
 
 def prefix_end(prefix: str) -> str:

@@ -23,7 +23,6 @@ from shoal.machinery.store import (
     chunked,
     conflict_of,
     prefix_end,
-    watched_range,
 )
 
 TEXT = st.text(st.sampled_from("ab/-0é\ud7ff\ue000\U0010ffff"), max_size=4)
@@ -35,26 +34,6 @@ def test_a_prefix_is_a_range_of_keys_and_of_their_bytes(prefix: str, key: str) -
     assert key.startswith(prefix) == (prefix <= key and (not end or key < end))
     is_in_bytes = prefix.encode() <= key.encode() and (not end or key.encode() < end.encode())
     assert key.startswith(prefix) == is_in_bytes
-
-
-@pytest.mark.parametrize(
-    ("key", "is_heard"),
-    [
-        ("/shoal/nodes/1", True),
-        ("/shoal-live/1", True),
-        ("/shoal-leaders/placement", True),
-        ("/shoal", False),
-        ("/shoal0", False),
-        ("/shoals/1", False),
-    ],
-)
-def test_a_watch_over_the_root_hears_what_lies_beside_it(key: str, is_heard: bool) -> None:
-    start, end = watched_range("/shoal/")
-    assert (start <= key < end) is is_heard
-
-
-def test_any_other_watch_hears_its_prefix_only() -> None:
-    assert watched_range("/shoal-live/") == ("/shoal-live/", "/shoal-live0")
 
 
 WRITES = st.lists(
