@@ -53,6 +53,7 @@ from shoal.machinery.store import (
 )
 
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # before gRPC loads: its fork handlers break subprocesses
+os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_client")  # its threads wake each other for every message
 import grpc
 import grpc.aio
 from etcd3.etcdrpc import kv_pb2, rpc_pb2, rpc_pb2_grpc
