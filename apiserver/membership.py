@@ -7,7 +7,6 @@ overheard and sent again meets the node it made. Whatever the request says of a 
 from __future__ import annotations
 
 import hmac
-import re
 from datetime import timedelta
 from ipaddress import AddressValueError, IPv4Address
 from typing import Final, TypeVar
@@ -33,6 +32,7 @@ from shoal.api.errors import (
     UnavailableError,
 )
 from shoal.api.meta import Meta, Owner, derived_uid
+from shoal.api.names import node_name_problem
 from shoal.api.states import Availability, NodeState, Role
 from shoal.api.tokens import parse_token
 from shoal.machinery.authority import (
@@ -50,8 +50,6 @@ from shoal.rules.subnets import subnets_of
 
 UNITS: Final = {Role.MANAGER: "swarm-manager", Role.WORKER: "swarm-worker"}
 """Role → organisational unit of its certificates."""
-
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,252}")
 
 T = TypeVar("T")
 
@@ -312,8 +310,9 @@ def _decoded(raw: bytes, kind: type[T]) -> T:
 
 
 def _node_name(name: str) -> str:
-    if not _NAME.fullmatch(name):
-        raise InvalidError(f"name: expected a host's name (letters, digits, -, _ and .), found {name[:60]!r}")
+    problem = node_name_problem(name)
+    if problem:
+        raise InvalidError(f"name: {problem}")
     return name
 
 

@@ -115,7 +115,7 @@ class Ledger(Fold[Task]):
         elif node and state.is_assigned:
             self._hold(node, task, sign)
         elif node and state in (TaskState.FAILED, TaskState.REJECTED):
-            when = task.status.timestamp
+            when = task.metadata.updated_at or task.status.timestamp  # the managers' clock; nodes' may be wrong
             if when is not None and task.spec.slot != node and not task.spec.evicted:
                 _enter(self.failures.setdefault(group, {}), node, name, when, sign)
                 if not self.failures[group]:

@@ -17,6 +17,7 @@ MAX_FILE_NAME = 64
 
 _SERVICE = re.compile(r"[a-zA-Z0-9](?:[-_]*[a-zA-Z0-9])*")
 _FILE = re.compile(r"[a-zA-Z0-9](?:[-_.a-zA-Z0-9]*[a-zA-Z0-9])?")
+_NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,252}")
 _PLAIN_FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -45,6 +46,13 @@ def file_name_problem(name: str) -> str:
             f"found {name!r}, expected letters, digits, '-', '_' and '.', beginning and ending with a letter or digit"
         )
     return ""
+
+
+def node_name_problem(name: str) -> str:
+    """Return what is wrong with a node's name, "" if nothing is."""
+    if _NODE.fullmatch(name):
+        return ""
+    return f"expected a host's name (letters, digits, -, _ and .), found {name[:60]!r}"
 
 
 def below(path: str, key: str) -> str:

@@ -90,13 +90,13 @@ def scale(ctx: click.Context, pairs: tuple[str, ...], detach: bool, timeout_s: f
         done, errors = [], []
         for name, count in wanted.items():
             try:
-                await client.call("PATCH", one("services", name), {"spec": {"replicas": count}})
+                scaled = await client.call("PATCH", one("services", name), {"spec": {"replicas": count}})
             except ShoalError as error:
                 click.echo(f"shoal: {name}: {error}", err=True)
                 errors.append(error)
                 continue
-            click.echo(f"service/{name} scaled to {count}")
-            done.append(name)
+            done.append(str(at(scaled, "metadata.name")))
+            click.echo(f"service/{done[-1]} scaled to {count}")
         if errors and not done:
             return errors[0].exit_code
         code = 0 if detach else await follow_services(client, await _revisions(client, done), timeout_s)

@@ -7,7 +7,8 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from shoal.api.states import TASK_RANK, Mode, TaskState
-from shoal.cli.text import age
+from shoal.api.units import Bytes
+from shoal.cli.text import age, size
 
 Plain = dict[str, Any]
 
@@ -34,6 +35,10 @@ def at(obj: Any, path: str, default: Any = "") -> Any:
 
 def _field(path: str, default: str = "-") -> Callable[[Plain, datetime], str]:
     return lambda obj, now: str(at(obj, path) or default)
+
+
+def _size(path: str) -> Callable[[Plain, datetime], str]:
+    return lambda obj, now: size(Bytes.parse(at(obj, path, 0)))
 
 
 def _age(path: str = "metadata.createdAt") -> Callable[[Plain, datetime], str]:
@@ -148,7 +153,7 @@ COLUMNS: Final[dict[str, tuple[Column, ...]]] = {
         Column("ADDRESS", _field("status.address")),
         Column("ENGINE", _field("status.description.engineVersion")),
         Column("CPUS", _field("status.description.cpus"), wide=True),
-        Column("MEMORY", _field("status.description.memory"), wide=True),
+        Column("MEMORY", _size("status.description.memory"), wide=True),
         _UID,
         _AGE,
     ),

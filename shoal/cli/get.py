@@ -57,7 +57,8 @@ def get(
 
     async def work(client: Client) -> int:
         if watch:
-            names = {name for _, name in found if name}
+            objects = [await client.get(kind.PLURAL, name) for kind, name in found if name]
+            names = {str(at(one, "metadata.name")) for one in objects}
             return await _watch(client, kinds[0], names, labels, fields, shown)
         lists: dict[type[Object], list[Plain]] = {}
         errors: list[ShoalError] = []
@@ -109,10 +110,12 @@ class Shown:
         elif self.output in ("json", "yaml"):
             self.documents(everything)
         else:
-            for index, (kind, items) in enumerate(ordered.items()):
-                if index:
+            is_first = True
+            for kind, items in ordered.items():
+                if items and not is_first:
                     click.echo()
                 self._table(kind, items, prefix=len(ordered) > 1)
+                is_first = is_first and not items
 
     def documents(self, items: list[Plain]) -> None:
         if self.output == "json":
@@ -147,7 +150,7 @@ async def _watch(client: Client, kind: type[Object], names: set[str], labels: st
         wanted = [
             (obj, change.new is None)
             for obj, change in zip(objects, changes, strict=True)
-            if not names or at(obj, "metadata.name") in names or at(obj, "metadata.uid") in names
+            if not names or at(obj, "metadata.name") in names
         ]
         if not widths:
             wanted.sort(key=lambda pair: shown.key(kind.KIND)(pair[0]))

@@ -26,6 +26,7 @@ from shoal.api.errors import (
     ThrottledError,
     UnavailableError,
 )
+from shoal.api.names import node_name_problem
 from shoal.cli.text import age, table
 
 STATE_DIR: Final = Path("/var/lib/shoal")
@@ -79,16 +80,31 @@ def host(arguments: tuple[str, ...]) -> None:
 @run_dir_option
 @click.option("--docker", help="The Docker engine's socket.  [default: unix:///var/run/docker.sock]")
 @click.option("--name", help="The node's name.  [default: the hostname]")
-@click.option("--etcd-port", type=int, help="Where a new cluster's etcd serves clients.  [default: 2379]")
-@click.option("--etcd-peer-port", type=int, help="Where a new cluster's etcd serves other members.  [default: 2380]")
-@click.option("--api-port", type=int, help="Where a new cluster's API server serves others.  [default: 2377]")
+@click.option(
+    "--etcd-port", type=click.IntRange(1, 65535), help="Where a new cluster's etcd serves clients.  [default: 2379]"
+)
+@click.option(
+    "--etcd-peer-port",
+    type=click.IntRange(1, 65535),
+    help="Where a new cluster's etcd serves other members.  [default: 2380]",
+)
+@click.option(
+    "--api-port", type=click.IntRange(1, 65535), help="Where a new cluster's API server serves others.  [default: 2377]"
+)
 def up(processes: tuple[str, ...], state_dir: Path, run_dir: Path, **options: str | int | None) -> None:
     """Start Shoal on this host and wait until it is ready.
 
     With PROCESSES, start those that `shoal down PROCESS` stopped. Where systemd runs and knows shoal.service, that
     is started; elsewhere the daemon runs in the background.
     """
+    if options["name"] is not None and (problem := node_name_problem(str(options["name"]))):
+        raise InvalidError(f"--name: {problem}")
+    if processes and any(value is not None for value in options.values()):
+        raise InvalidError(
+            "options are for the daemon's start, and PROCESSES belong to one that runs; give one of both"
+        )
     if processes:
+        need_daemon(run_dir)
         for name in processes:
             call_daemon(run_dir, "POST", f"/processes/{name}/start")
     elif status_of(run_dir) is None:
@@ -128,8 +144,7 @@ def init(
     """Make this host the first of a new swarm."""
     if (ca_cert is None) != (ca_key is None):
         raise InvalidError("--ca-cert and --ca-key belong together; one is missing")
-    if status_of(run_dir) is None:
-        raise UnavailableError(f"no host daemon answers on {run_dir}/host.sock: start it with `shoal up`")
+    need_daemon(run_dir)
     chosen = {"defaultAddrPools": pools or None, "subnetSize": subnet_size, "dataPathPort": data_path_port}
     wanted: dict[str, Any] = {
         "advertiseAddr": advertise_addr,
@@ -174,6 +189,8 @@ def down(processes: tuple[str, ...], run_dir: Path) -> None:
 
     With PROCESSES, stop only those, until `shoal up PROCESS` or the daemon's next start.
     """
+    if processes:
+        need_daemon(run_dir)
     for name in processes:
         call_daemon(run_dir, "POST", f"/processes/{name}/stop")
     if processes:
@@ -318,6 +335,12 @@ def _is_running(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def need_daemon(run_dir: Path) -> None:
+    """UnavailableError, with what to do, if there is no daemon."""
+    if status_of(run_dir) is None:
+        raise UnavailableError(f"no host daemon answers on {run_dir}/host.sock: start it with `shoal up`")
 
 
 def status_of(run_dir: Path) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 import click
 
 from shoal.api.errors import ShoalError
+from shoal.api.names import hint
 
 DEFAULT_API: Final = "unix:///run/shoal/api.sock"
 
@@ -67,6 +68,13 @@ class LazyGroup(click.Group):
         module, attribute = row.where.split(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            ctx.fail(f"No such command {args[0]!r}{hint(args[0], COMMANDS)}")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for section in dict.fromkeys(row.section for row in COMMANDS.values()):

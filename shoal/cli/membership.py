@@ -7,16 +7,15 @@ from pathlib import Path
 
 import click
 
-from shoal.api.errors import UnavailableError
 from shoal.cli.client import Client, run
 from shoal.cli.host_commands import (
     TIMED_OUT,
     availability_option,
     call_daemon,
     data_path_option,
+    need_daemon,
     run_dir_option,
     show_up,
-    status_of,
     wait_until_settled,
 )
 from shoal.cli.options import api_of
@@ -31,8 +30,7 @@ from shoal.cli.options import api_of
 @run_dir_option
 def join(remote: str, token: str, advertise_addr: str, data_path_addr: str, availability: str, run_dir: Path) -> None:
     """Make this host a member of the swarm that a manager at HOST belongs to."""
-    if status_of(run_dir) is None:
-        raise UnavailableError(f"no host daemon answers on {run_dir}/host.sock: start it with `shoal up`")
+    need_daemon(run_dir)
     wanted = {
         "token": token,
         "remote": remote,
@@ -56,8 +54,7 @@ def join(remote: str, token: str, advertise_addr: str, data_path_addr: str, avai
 @run_dir_option
 def leave(force: bool, run_dir: Path) -> None:
     """Leave the swarm: this host's task containers are removed, and what it knows of the swarm is forgotten."""
-    if status_of(run_dir) is None:
-        raise UnavailableError(f"no host daemon answers on {run_dir}/host.sock: start it with `shoal up`")
+    need_daemon(run_dir)
     warning = call_daemon(run_dir, "POST", "/leave", {"force": force})["warning"]
     for line in warning.splitlines():
         click.echo(f"shoal: {line}", err=True)
@@ -81,6 +78,8 @@ def token(ctx: click.Context, role: str, rotate: bool, quiet: bool) -> None:
             click.echo(found[role])
             return
         where = next(iter(found["managers"]), "HOST:2377")
+        if role == "manager":
+            click.echo("shoal: joining as a manager is not available yet in this version", err=True)
         done = f"The {role} token is new; the old one works no longer.\n\n" if rotate else ""
         click.echo(f"{done}To add a {role}, run there:\n\n    shoal join --token {found[role]} {where}\n")
 

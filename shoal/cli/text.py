@@ -82,9 +82,16 @@ def as_yaml(documents: list[Any]) -> str:
     """Spell documents so that they can be edited and applied again."""
     import yaml
 
+    class Dumper(yaml.CSafeDumper):
+        """Texts of several lines are shown line by line, wherever YAML can."""
+
+    def represented(dumper: yaml.CSafeDumper, text: str) -> yaml.ScalarNode:
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+    Dumper.add_representer(str, represented)
     return yaml.dump_all(
-        documents, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=120
-    ).rstrip("\n")
+        documents, Dumper=Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=120
+    ).removesuffix("\n")
 
 
 def size(count: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from shoal.cli.client import Client, Plain, run
+from shoal.cli.columns import at
 from shoal.cli.options import api_of, complete_services
 from shoal.cli.text import size, table
 
@@ -17,10 +18,13 @@ def top(ctx: click.Context, services: tuple[str, ...], sort_by: str) -> int:
     """Show what running tasks use of CPU (100 % is one processor) and memory."""
 
     async def work(client: Client) -> int:
+        wanted = {at(await client.get("services", name), "metadata.name") for name in services}
         answer = await client.call("GET", "top")
-        items = [item for item in answer["items"] if not services or item["service"] in services]
+        items = [item for item in answer["items"] if not services or item["service"] in wanted]
         items.sort(key=lambda item: item["task"] if sort_by == "task" else -(item.get(sort_by) or 0))
-        for line in table(["TASK", "NODE", "CPU", "MEMORY", "LIMIT", "OF LIMIT"], map(_row, items)):
+        if not items:
+            click.echo("no running tasks", err=True)
+        for line in table(["TASK", "NODE", "CPU", "MEMORY", "LIMIT", "OF LIMIT"], map(_row, items)) if items else ():
             click.echo(line)
         for warning in answer.get("warnings", []):
             click.echo(f"shoal: {warning}", err=True)

@@ -45,7 +45,20 @@ def targets(words: tuple[str, ...]) -> list[tuple[type[Object], str]]:
         if wrong is not None:
             raise InvalidError(f"expected KIND/NAME, found {wrong!r}")
         return [(kind_of(kind), name) for kind, _, name in split]
-    kinds = [kind_of(word) for word in words[0].split(",")]
+    try:
+        kinds = [kind_of(word) for word in words[0].split(",")]
+    except InvalidError as error:
+        if len(words) > 1:
+            raise
+        raise InvalidError(f"{error}; a name needs its kind, as in service/{words[0]}") from None
     if len(words) == 1:
         return [(kind, "") for kind in kinds]
-    return [(kind, name.partition("/")[2] or name) for kind in kinds for name in words[1:]]
+    return [(kind, _name_of(kind, name)) for kind in kinds for name in words[1:]]
+
+
+def _name_of(kind: type[Object], word: str) -> str:
+    """Read a name, which may say its kind once more: `service service/web`."""
+    said, is_said, name = word.partition("/")
+    if is_said and (not name or kind_of(said) is not kind):
+        raise InvalidError(f"expected the name of a {kind.KIND.lower()}, found {word!r}")
+    return name if is_said else word

@@ -10,7 +10,8 @@ import anyio
 import click
 import structlog
 
-from shoal.api.errors import ShoalError
+from shoal.api.errors import InvalidError, ShoalError
+from shoal.api.names import node_name_problem
 from shoal.host import preflight
 from shoal.host.daemon import HostDaemon, Options
 from shoal.host.lock import only_one
@@ -46,6 +47,9 @@ def host(
     It runs what this host's role calls for, and on SIGTERM or Ctrl-C stops it in order; containers go on. Each
     process logs to <state-dir>/logs/<process>.log, and to the terminal too if there is one.
     """
+    problem = node_name_problem(name)
+    if problem:
+        raise InvalidError(f"--name: {problem}")
     paths = Paths(state_dir.absolute(), run_dir.absolute())
     options = Options(paths, docker, name, etcd_port, etcd_peer_port, api_port, echoes=sys.stderr.isatty())
     preflight.need_folder(paths.state_dir, "state directory", "--state-dir", 0o700)

@@ -11,6 +11,7 @@ import pytest
 
 from apiserver import objects
 from shoal.api.codec import with_meta
+from shoal.api.states import DesiredState, TaskState
 from shoal.machinery.testkit import make_cluster, make_network, make_node, make_rollout, make_service, make_task
 from tests.support import eventually
 from tests.support.api import Api, running_api
@@ -145,6 +146,20 @@ async def test_an_ambiguous_name_lists_what_it_could_be(api: Api) -> None:
     assert status == 422
     assert "ambiguous (2 matches found)" in error["message"]
     assert one.metadata.uid in error["message"]
+
+
+async def test_a_task_may_be_named_by_its_slot(api: Api) -> None:
+    service = make_service()
+    old = make_task(service, 1, uid="a" * 25, state=TaskState.FAILED, desired=DesiredState.SHUTDOWN)
+    older = make_task(service, 2, uid="b" * 25, state=TaskState.FAILED, desired=DesiredState.SHUTDOWN)
+    oldest = make_task(service, 2, uid="c" * 25, state=TaskState.FAILED, desired=DesiredState.SHUTDOWN)
+    new = make_task(service, 1, uid="d" * 25, state=TaskState.RUNNING)
+    await api.seed(old, older, oldest, new)
+    assert (await api.get("tasks/web.1"))[1]["metadata"]["uid"] == new.metadata.uid
+    status, error = await api.get("tasks/web.2")
+    assert (status, "ambiguous (2 matches found)" in error["message"]) == (422, True)
+    assert (await api.get("tasks/web.3"))[0] == 404
+    assert (await api.get("tasks/web"))[0] == 404
 
 
 def _renamed(node: Any, name: str) -> Any:

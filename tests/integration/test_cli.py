@@ -68,6 +68,21 @@ async def test_a_set_that_is_too_large_for_one_apply_says_what_to_do(swarm: Swar
     assert await swarm.written() == before
 
 
+async def test_a_service_may_be_named_by_its_uid_also_where_it_is_waited_for(swarm: Swarm) -> None:
+    await applied(swarm, manifest(replicas=1))
+    named = msgspec.json.decode((await swarm.shoal("get", "service", "web", "-o", "json")).out)
+    uid = named["metadata"]["uid"]
+    for command in (("wait", f"service/{uid}"), ("rollout", "status", uid), ("scale", f"{uid}=2")):
+        done = await swarm.shoal(*command)
+        assert (done.code, done.lines[-1].startswith("service/web converged")) == (0, True), done
+
+
+async def test_what_does_not_exist_is_said_at_once(swarm: Swarm) -> None:
+    for command in (("get", "service", "nix", "-w"), ("top", "nix"), ("logs", "nix.1"), ("wait", "service/nix")):
+        done = await swarm.shoal(*command)
+        assert (done.code, "nix" in done.err) == (1, True), done
+
+
 async def test_a_dry_run_says_what_would_be_done_and_writes_nothing(swarm: Swarm) -> None:
     before = await swarm.written()
     assert (await swarm.shoal("apply", "--dry-run", "-f", HELLO)).lines == ["service/hello created (dry run)"]

@@ -33,7 +33,7 @@ def test_targets_are_read(words: tuple[str, ...], found: list[tuple[type[Object]
     assert targets(words) == found
 
 
-@pytest.mark.parametrize("words", [(), ("pod/x",), ("svc/a", "b"), ("svc/",)])
+@pytest.mark.parametrize("words", [(), ("pod/x",), ("svc/a", "b"), ("svc/",), ("svc", "a", "node/b"), ("svc", "svc/")])
 def test_what_names_nothing_is_refused(words: tuple[str, ...]) -> None:
     with pytest.raises(InvalidError):
         targets(words)

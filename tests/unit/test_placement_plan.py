@@ -120,6 +120,29 @@ def test_failures_are_forgotten_after_five_minutes() -> None:
     assert where(picture)[-1] == "a"
 
 
+@pytest.mark.parametrize("skew", [timedelta(hours=-1), timedelta(hours=1)])
+def test_a_failure_counts_for_five_minutes_whatever_the_clock_of_its_node_says(skew: timedelta) -> None:
+    a, b, web = make_node("a"), make_node("b"), make_service("web")
+    told = [
+        make_task(web, 1, uid=f"{number:025}", state=TaskState.FAILED, node=a, desired=DesiredState.SHUTDOWN)
+        for number in range(5)
+    ]
+    failed = [
+        replace(
+            task,
+            metadata=replace(task.metadata, updated_at=NOW),
+            status=replace(task.status, timestamp=NOW + skew),
+        )
+        for task in told
+    ]
+    picture = Picture(CONTROLLER, a, b, make_task(make_service("busy"), node=b), *failed, *pending(web, first=2))
+    picture.step(KEY, NOW + timedelta(minutes=4))
+    assert where(picture)[-1] == "b"
+    picture.put(*pending(web, first=3))
+    picture.step(KEY, NOW + timedelta(minutes=6))
+    assert where(picture)[-1] == "a"
+
+
 def test_a_preference_spreads_over_the_label_and_not_over_nodes() -> None:
     nodes = labelled(a1="east", a2="east", a3="east", b1="west")
     web = make_service(placement=Placement(preferences=(Preference("node.labels.zone"),)))
