@@ -143,6 +143,7 @@ def _rolling(field: str) -> tuple[NotYet, ...]:
 
 
 NOT_YET: Final[tuple[NotYet, ...]] = (
+    NotYet("spec.networks[].driverOpts", f"driver options of a single attachment are {_LATER}"),
     NotYet(
         "spec.endpoint.mode",
         f"dnsrr needs service names in DNS, which are {_LATER}",

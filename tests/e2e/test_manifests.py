@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,20 @@ def numbers(host: Host) -> None:
     assert "5/5 completed" in host.shoal("get service numbers").ok().out
 
 
+def networks(host: Host) -> None:
+    assert "hello from" in host.curl("http://127.0.0.1:8091/")
+    (front,) = containers(host, "storefront")
+    vips = json.loads(host.shoal("get endpoints -o json").ok().out)["items"]
+    (stock,) = (one["spec"]["networks"] for one in vips if one["spec"]["service"]["name"] == "stock")
+    address = stock[0]["vip"].partition("/")[0]
+    assert address.startswith("10.231.7.")
+    asked = (host.docker(["exec", front["Id"], "wget", "-qO-", f"http://{address}/"]).ok().out for _ in range(8))
+    assert len(set(asked)) == 2, "both tasks of the back answer"
+    shown = host.shoal("get networks").ok().out
+    assert re.search(r"example-back +overlay +10\.231\.7\.0/24 +122 +internal", shown), shown
+    assert "in use by service" in host.shoal("delete network example-back").err
+
+
 CHECKS: dict[str, tuple[int, Callable[[Host], None]]] = {
     "01-hello.yaml": (0, hello),
     "02-global.yaml": (0, everywhere),
@@ -112,6 +127,7 @@ CHECKS: dict[str, tuple[int, Callable[[Host], None]]] = {
     "09-two-services.yaml": (0, two_services),
     "10-files.yaml": (0, reader),
     "11-job.yaml": (0, numbers),
+    "12-networks.yaml": (0, networks),
 }
 """Manifest → apply's exit code, and what must then be true."""
 
