@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from apiserver import audit, kinds
 from apiserver.agents import Agents
+from apiserver.containers import Containers
 from apiserver.identity import Identity, may
 from apiserver.joined import Joined
 from apiserver.listener import Connections, identify
@@ -67,6 +68,7 @@ class Server:
         self.vault = Vault(cluster_key)
         self.writes = Writes(self.mirror, self.writer, self.vault, clock)
         self.membership = Membership(self.mirror, self.writes, clock, cluster_key)
+        self.containers = Containers(self.mirror, self.writes)
         self.connections = Connections(self.membership, lambda: clock.now().timestamp())
         self.objects = Objects(self.mirror, self.hub, self.joined, self.writes, bookmark_s)
         self.requests = Requests()
@@ -125,6 +127,7 @@ def make_app(server: Server) -> web.Application:
     )
     root = "/shoal/v1"
     one = root + "/{plural}/{name:.+}"
+    container = root + "/nodes/{node}/containers/{container}"
     app.router.add_routes(
         [
             _route("GET", "/healthz", _healthz, "healthz"),
@@ -137,6 +140,8 @@ def make_app(server: Server) -> web.Application:
             _route("POST", root + "/nodes/{node}/status", agents.report, "node-report"),
             _route("POST", root + "/nodes/{node}/events", agents.events, "node-events"),
             _route("POST", root + "/nodes/{node}/answers/{id}", agents.answer, "node-answer"),
+            _route("POST", container, server.containers.attach, "container-attach"),
+            _route("DELETE", container, server.containers.detach, "container-detach"),
             _route("GET", root + "/services/{name}/logs", logs.of_service, "service-logs"),
             _route("GET", root + "/tasks/{name}/logs", logs.of_task, "task-logs"),
             _route("POST", root + "/nodes/{node}/certificate", membership.certificate, "certificate"),

@@ -67,6 +67,8 @@ RULES: Final[Mapping[str, Access]] = {
     "node-report": Access.OWN_NODE,
     "node-events": Access.OWN_NODE,
     "node-answer": Access.OWN_NODE,
+    "container-attach": Access.OWN_NODE,
+    "container-detach": Access.OWN_NODE,
     "certificate": Access.OWN_NODE,
     "leave": Access.OWN_NODE,
 }

@@ -190,10 +190,15 @@ def use_faults(spec: ServiceSpec) -> Faults:
         if use.name in ("host", "bridge"):
             yield from _predefined_faults(use, path)
         for index, alias in enumerate(use.aliases):
-            if not _ALIAS.fullmatch(alias):
+            if not is_alias(alias):
                 yield Fault(f"{path}.aliases[{index}]", f"found {alias!r}, expected a name such as db or db.example")
     if "host" in times:
         yield from _host_faults(spec)
+
+
+def is_alias(text: str) -> bool:
+    """Say whether a text can be a name on a network."""
+    return _ALIAS.fullmatch(text) is not None
 
 
 def _predefined_faults(use: NetworkUse, path: str) -> Faults:

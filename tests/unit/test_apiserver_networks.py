@@ -9,6 +9,7 @@ import pytest
 from apiserver.admission import Admission, View
 from apiserver.admit_network import admit_network, admit_network_delete
 from apiserver.admit_service import admit_service
+from apiserver.containers import AttachRequest, admit_container
 from apiserver.joined import joined_network
 from apiserver.mirror import INDEXES
 from apiserver.references import NO_INGRESS
@@ -255,3 +256,56 @@ def test_free_addresses_are_told_with_a_network() -> None:
     host = store.cache.get(o.Network, keys.network("host"))
     assert host is not None
     assert joined_network(host, store.cache) == {}
+
+
+class Attachable(Store):
+    """A store with the networks front (attachable) and closed (not)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network("front", attachable=True)
+        self.network("closed")
+
+    def attach(self, container: str, name: str = "front", **wanted: Any) -> Admission:
+        network = self.cache.get(o.Network, keys.network(name))
+        node = make_node("n1")
+        assert network is not None
+        request = AttachRequest(name, **wanted)
+        return self.written(admit_container(network, node, container, request, View(self.cache)))
+
+
+def test_a_plain_container_gets_an_address_that_nobody_else_has_and_holds_the_network() -> None:
+    store = Attachable()
+    found = [store.attach(f"{number:064x}").obj for number in (1, 2)]
+    specs = [one.spec for one in found if isinstance(one, o.Attachment)]
+    assert [(spec.address, spec.mac, spec.node.name) for spec in specs] == [
+        ("10.0.1.2/24", "02:42:0a:00:01:02", "n1"),
+        ("10.0.1.3/24", "02:42:0a:00:01:03", "n1"),
+    ]
+    assert store.attach(f"{1:064x}").result == "unchanged"
+    assert messages(store.delete("front")) == [
+        ": network 'front' is in use by attachment front.000000000000, attachment front.000000000000"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted", "expected"),
+    [
+        ("closed", {}, "network: network closed is not manually attachable"),
+        ("front", {"address": "10.0.1.2"}, "address: 10.0.1.2 is attachment front.aa's"),
+        ("front", {"address": "10.0.1.1"}, "address: found '10.0.1.1', no address of network front to give"),
+        ("front", {"address": "10.9.0.1"}, "address: found '10.9.0.1', no address of network front to give"),
+        ("front", {"names": ("my shell",)}, "names[0]: found 'my shell', which is no name"),
+    ],
+    ids=["not attachable", "taken", "the gateway", "elsewhere", "a bad name"],
+)
+def test_a_plain_container_that_cannot_be_attached(name: str, wanted: dict[str, Any], expected: str) -> None:
+    store = Attachable()
+    store.attach("aa")
+    assert messages(store.attach("bb", name, **wanted)) == [expected]
+
+
+def test_a_plain_container_may_have_any_free_address() -> None:
+    obj = Attachable().attach("aa", address="10.0.1.77", names=("shell",)).obj
+    assert isinstance(obj, o.Attachment)
+    assert (obj.spec.address, obj.spec.names) == ("10.0.1.77/24", ("shell",))

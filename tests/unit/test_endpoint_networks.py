@@ -10,9 +10,12 @@ from msgspec.structs import replace
 
 from apiserver.references import make_reference
 from controllers.endpoint import CONTROLLER
+from controllers.endpoint.addresses import make_claim
+from shoal.api import keys
 from shoal.api.meta import Meta, Owner, Ref
 from shoal.api.objects import (
     Attachment,
+    AttachmentSpec,
     Backend,
     Claim,
     ContainerStatus,
@@ -258,3 +261,24 @@ def test_the_tunnel_ends_at_the_data_path_s_address_where_there_is_one() -> None
     world.put(replace(NODE, status=replace(NODE.status, data_path="172.30.0.1")))
     world.rest()
     assert world.one(Attachment).spec.vtep == "172.30.0.1"
+
+
+def test_a_plain_container_brings_its_node_and_takes_it_along_and_a_lost_node_s_is_taken_back() -> None:
+    world = World()
+    spec = AttachmentSpec(ref(FRONT), Ref("n1", NODE.metadata.uid), "c1", address="10.0.1.9/24")
+    container = Attachment(metadata=Meta(name="front.c1", uid="c" * 25), spec=spec)
+    owner = Owner("Attachment", "front.c1", "c" * 25)
+    held = make_claim(keys.address(ref(FRONT), "10.0.1.9"), owner), make_reference(Network, ref(FRONT), owner)
+    world.put(container, *held)
+    world.rest()
+    assert sorted(one.spec.container for one in world.all(Attachment)) == ["", "c1"]
+    world.drop(container, *held)
+    world.rest()
+    assert world.all(Attachment) == []
+    world.put(container, *held)
+    world.rest()
+    world.drop(NODE)
+    world.rest()
+    assert world.all(Attachment) == []
+    assert world.claims() == [f"addresses/front.{FRONT.metadata.uid}/10.0.1.2"], "the service's own"
+    assert [one.metadata.owner.kind for one in world.all(Reference) if one.metadata.owner] == ["Service"]
