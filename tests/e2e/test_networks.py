@@ -14,8 +14,8 @@ from typing import NamedTuple
 import pytest
 
 from tests.e2e.test_ports import ASK, ECHO, STREAM
-from tests.support.lab import FABRIC_ADDRESS, Host, Lab, Output, eventually, remove_folder
-from tests.support.user import GENEROUS_S, apply, containers, get, says, service, shell, start, tasks
+from tests.support.lab import FABRIC_ADDRESS, Host, Lab, eventually, remove_folder
+from tests.support.user import GENEROUS_S, service, shell, start, tasks
 
 MENDED_WITHIN_S = 45.0
 """What was deleted by hand is back within 30 s; the rest is for a loaded machine."""
@@ -208,93 +208,3 @@ def test_agents_that_are_killed_and_start_again_interrupt_nothing(told: Cluster,
     count, _, lost = stream.communicate(timeout=60)[0].partition(" ")
     assert lost.strip() == "[]"
     assert int(count) > 0
-
-
-OWN = """
-apiVersion: shoal/v1
-kind: Network
-metadata: {name: front}
----
-apiVersion: shoal/v1
-kind: Network
-metadata: {name: back}
-spec: {internal: true, subnets: [10.77.0.0/24], mtu: 1400}
----
-apiVersion: shoal/v1
-kind: Network
-metadata: {name: twin}
-spec: {subnets: [10.77.0.0/25]}
-"""
-
-
-def joined(name: str, *networks: str, **spec: object) -> str:
-    """A service with a task on each host, on these networks."""
-    uses = [{"name": network, "aliases": [f"{name}-alias"]} for network in networks]
-    return service(name, mode="global", networks=uses, mounts=["/:/host:ro"], **shell(TELL), **spec)
-
-
-def vip(boss: Host, name: str, network: str) -> str:
-    """A service's virtual IP on a network."""
-    (endpoint,) = (one for one in get(boss, "endpoints")["items"] if one["spec"]["service"]["name"] == name)
-    (found,) = (on["vip"] for on in endpoint["spec"]["networks"] if on["network"]["name"] == network)
-    return str(found).partition("/")[0]
-
-
-def inside(host: Host, name: str, command: str) -> Output:
-    """Run a command in a service's container on a host, for five seconds at most."""
-    (container,) = containers(host, name)
-    return host.docker(["exec", container, "timeout", "5", "sh", "-c", command])
-
-
-def on_networks(host: Host) -> set[str]:
-    return set(host.docker("network ls -f label=shoal.managed --format {{.Name}}").ok().out.split())
-
-
-@pytest.fixture
-def own(cluster: Cluster) -> Iterator[Cluster]:
-    """Networks front, back (internal) and twin (which overlaps back), and the services ask and tell on front."""
-    apply(cluster.boss, "\n---\n".join([OWN, joined("tell", "front"), joined("ask", "front", "back")])).ok()
-    yield cluster
-    for name in ("ask", "tell", "db", "lone"):
-        cluster.boss.shoal(["delete", "service", name, "--ignore-not-found"]).ok()
-    cluster.boss.shoal("delete network front back twin --ignore-not-found").ok()
-
-
-def test_services_reach_each_other_on_their_networks_across_hosts_and_nobody_else_does(own: Cluster) -> None:
-    boss, address = own.boss, vip(own.boss, "tell", "front")
-
-    def asked(host: Host) -> bool:
-        said = [inside(host, "ask", f"wget -qO- http://{address}/cgi-bin/me").ok().out.split() for _ in range(9)]
-        mine = {one["network"]["name"]: one["address"].partition("/")[0] for one in addresses[host.name]}
-        return len({name for name, _ in said}) == 3 and {seen for _, seen in said} == {f"[::ffff:{mine['front']}]"}
-
-    addresses = {task["spec"]["node"]["name"]: task["spec"]["addresses"] for task in tasks(boss, "ask", "running")}
-    for host in own.hosts:
-        eventually(lambda host=host: asked(host), within=GENEROUS_S)  # type: ignore[misc]
-    start(boss, service("lone", networks=["twin"], mounts=["/:/host:ro"], **shell(TELL)))
-    says(boss, "service/lone", "a network with an overlapping subnet in use on 3 nodes")
-    start(boss, joined("db", "back"))
-    own.settle("db", **{host.name: 1 for host in own.hosts})
-    far = vip(boss, "db", "back")
-    eventually(lambda: inside(own.two, "ask", f"wget -qO- http://{far}/cgi-bin/me").ok(), within=GENEROUS_S)
-    assert inside(own.two, "db", f"wget -qO- http://{address}/cgi-bin/me").code != 0, "front is not theirs"
-    outside = f"wget -qO- http://{FABRIC_ADDRESS}:5000/v2/"
-    assert inside(own.two, "tell", outside).code == 0
-    assert inside(own.two, "db", outside).code != 0, "an internal network has no way out"
-    assert "in use by service ask, service tell" in boss.shoal("delete network front").err
-    says(boss, "network/front", "3 nodes", "6 tasks", address)
-
-
-def test_a_node_has_a_network_only_while_a_task_there_needs_it(own: Cluster) -> None:
-    boss, before = own.boss, vip(own.boss, "ask", "back")
-    apply(boss, joined("tell", "back")).ok()
-    assert vip(boss, "ask", "back") == before, "another service's changes leave a virtual IP alone"
-    near = {"placement": {"constraints": [f"node.hostname == {boss.name}"]}}
-    apply(boss, joined("ask", "front", "back", **near)).ok()
-    eventually(lambda: on_networks(own.three) == {"shoal-ingress", "shoal-back"}, within=GENEROUS_S)
-    assert on_networks(boss) == {"shoal-ingress", "shoal-front", "shoal-back"}
-    for name in ("tell", "ask"):
-        boss.shoal(["delete", "service", name]).ok()
-    boss.shoal("delete network back").ok()
-    for host in own.hosts:
-        eventually(lambda host=host: on_networks(host) == {"shoal-ingress"}, within=GENEROUS_S)  # type: ignore[misc]
