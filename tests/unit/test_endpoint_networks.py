@@ -6,6 +6,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from apiserver.references import make_reference
@@ -282,3 +284,71 @@ def test_a_plain_container_brings_its_node_and_takes_it_along_and_a_lost_node_s_
     assert world.all(Attachment) == []
     assert world.claims() == [f"addresses/front.{FRONT.metadata.uid}/10.0.1.2"], "the service's own"
     assert [one.metadata.owner.kind for one in world.all(Reference) if one.metadata.owner] == ["Service"]
+
+
+class Life:
+    """One service that is changed at random, with a task or none, and a node that follows now and then."""
+
+    def __init__(self) -> None:
+        self.world = World(*holds(WEB, BACK))
+
+    def do(self, step: str) -> None:
+        world, live = self.world, self.world.all(Service)
+        match step:
+            case "front" | "back" | "both" if live:
+                uses = {"front": (use(FRONT),), "back": (use(BACK),), "both": (use(FRONT), use(BACK))}[step]
+                world.put(*(one for one in holds(WEB, FRONT, BACK) if self._is_new(one, uses)))
+                world.update(networks=uses)
+            case "dnsrr" | "vip" if live:
+                world.update(endpoint=DNSRR if step == "dnsrr" else None)
+            case "over" if live:  # the rollout lets go of what the spec does not use
+                used = {one.uid for one in live[0].spec.networks}
+                world.drop(*(one for one in world.all(Reference) if one.to.uid not in used))
+            case "delete" if live:
+                world.drop(*live, *world.all(Reference))
+            case "task" if live and not world.all(Task):
+                world.put(make_task(live[0], 1, state=TaskState.NEW))
+            case "gone":
+                world.drop(*world.all(Task))
+            case "lost endpoint":
+                world.drop(*world.all(ServiceEndpoint))
+            case "follow":
+                world.all_follow()
+        world.rest()
+
+    def _is_new(self, reference: Reference, uses: tuple[NetworkUse, ...]) -> bool:
+        held = {one.to.uid for one in self.world.all(Reference)}
+        return reference.to.uid in {one.uid for one in uses} - held
+
+    def check(self) -> None:
+        """Every address in use is claimed by whoever has it, and by nobody else."""
+        owners = {claim.key: claim.metadata.owner.uid for claim in self.world.all(Claim) if claim.metadata.owner}
+        found: list[tuple[str, str]] = []
+        for endpoint in self.world.all(ServiceEndpoint):
+            found += [(self._key(on.network, on.vip), WEB.metadata.uid) for on in endpoint.spec.networks if on.vip]
+        for task in self.world.all(Task):
+            found += [(self._key(one.network, one.address), task.metadata.uid) for one in task.spec.addresses]
+        assert len({key for key, _ in found}) == len(found)
+        for key, uid in found:
+            assert owners[key] == uid
+
+    def _key(self, network: Ref, address: str) -> str:
+        return f"addresses/{network.name}.{network.uid}/{address.partition('/')[0]}"
+
+
+STEPS = ("front", "back", "both", "dnsrr", "vip", "over", "delete", "task", "gone", "lost endpoint", "follow")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from(STEPS), max_size=14))
+def test_whatever_happens_addresses_are_claimed_by_their_holders_and_nothing_is_left_in_the_end(
+    steps: list[str],
+) -> None:
+    life = Life()
+    for step in steps:
+        life.do(step)
+        life.check()
+    for step in ("delete", "gone", "follow", "follow", "follow"):
+        life.do(step)
+    assert life.world.claims() == []
+    assert life.world.all(ServiceEndpoint) == []
