@@ -163,7 +163,8 @@ def test_nobody_gets_beyond_the_two_calls_that_joining_needs(route: str) -> None
 @pytest.mark.parametrize("route", sorted(RULES))
 def test_a_worker_reaches_what_is_its_own_and_nothing_else(route: str) -> None:
     anyones = {"healthz", "readyz", "ca", "join"}
-    own = {"assignments", "node-report", "node-events", "node-answer", "certificate", "leave"}
+    containers = {"container-attach", "container-detach"}
+    own = {"assignments", "node-report", "node-events", "node-answer", "certificate", "leave"} | containers
     assert may(WORKER, route, "n1") is (route in own | anyones)
     assert may(WORKER, route, "n2") is (route in anyones)
 
