@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Final
@@ -112,10 +112,33 @@ def up(processes: tuple[str, ...], state_dir: Path, run_dir: Path, **options: st
         _start(state_dir, run_dir, arguments)
     report = wait_until_settled(run_dir)
     show_up(report)
+    if wrong := untaken(report, options):
+        raise InvalidError(
+            f"Shoal runs here with other settings, and {', '.join(wrong)} changed nothing: `shoal down`, then "
+            "`shoal up` with them; a node keeps its name and ports while it belongs to a swarm"
+        )
     if report["problems"]:
         sys.exit(1)
     if report["identity"] is not None and not report["settled"]:
         sys.exit(TIMED_OUT)
+
+
+def untaken(report: dict[str, Any], options: Mapping[str, str | int | None]) -> list[str]:
+    """Return the given options that the running daemon does not go by, as far as it tells. Pure."""
+    identity = report["identity"] or {}
+    ports = identity.get("etcdPorts", {})
+    held = {
+        "name": report["name"],
+        "docker": report["docker"],
+        "api_port": identity.get("apiPort"),
+        "etcd_port": ports.get("client"),
+        "etcd_peer_port": ports.get("peer"),
+    }
+    return [
+        f"--{name.replace('_', '-')} {value}"
+        for name, value in options.items()
+        if value is not None and held[name] not in (None, value)
+    ]
 
 
 @click.command()

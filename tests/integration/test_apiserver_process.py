@@ -8,7 +8,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,10 @@ import anyio
 import pytest
 from anyio import to_thread
 
+from shoal.machinery.etcd import EtcdStore, Tls
+from shoal.machinery.store import Put, Txn
 from tests.support import eventually
+from tests.support.certificates import make_tls_files
 from tests.support.etcd import EtcdProcess, running_etcd
 
 pytestmark = pytest.mark.anyio
@@ -107,6 +110,43 @@ async def test_what_was_written_survives_kill_9_and_sigterm_ends_in_order(tmp_pa
             with anyio.fail_after(10):
                 assert await to_thread.run_sync(second.wait) == 0
     assert "Traceback" not in (tmp_path / "api.log").read_text()
+
+
+@contextmanager
+def controller(directory: Path, name: str, *options: str) -> Iterator[None]:
+    """Run a controller by hand; it dies with the test."""
+    command = ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "controllers", name, *options]
+    with (directory / f"{name}.log").open("ab") as log:
+        running = subprocess.Popen(command, stderr=log, env={**os.environ, "PYTHONPATH": os.getcwd()})
+    try:
+        yield
+    finally:
+        running.kill()
+        running.wait()
+
+
+async def test_an_etcd_of_ones_own_will_do_with_its_own_certificates_and_others_data(tmp_path: Path) -> None:
+    tls = make_tls_files(tmp_path)
+    options = ("--etcd-ca", str(tls.ca), "--etcd-cert", str(tls.client_cert), "--etcd-key", str(tls.client_key))
+    with running_etcd(tls) as etcd:
+        store = EtcdStore([etcd.url], Tls(tls.ca, tls.client_cert, tls.client_key))
+        await store.commit(Txn((), (Put("/registry/pods/x", b"of others"),)))
+        hands = ("rollout", "replication")
+        with ExitStack() as running:
+            running.enter_context(process(tmp_path, etcd.url, *options))
+            for name in hands:
+                running.enter_context(controller(tmp_path, name, "--etcd", etcd.url, *options))
+            await ready(tmp_path)
+            assert (await call(tmp_path, "POST", "/shoal/v1/services", WEB))[0] == 201
+
+            async def has_tasks() -> bool:
+                return len((await call(tmp_path, "GET", "/shoal/v1/tasks"))[1]["items"]) == 2
+
+            await eventually(has_tasks, within=20)
+        kept = await store.get("/registry/pods/x")
+        assert kept is not None
+        assert kept.value == b"of others"
+        await store.close()
 
 
 async def test_two_servers_never_give_one_port_twice(tmp_path: Path, etcd: EtcdProcess) -> None:

@@ -10,6 +10,7 @@ import click
 import pytest
 
 from shoal.cli.apply import difference
+from shoal.cli.host_commands import untaken
 from shoal.cli.main import COMMANDS, main
 from shoal.cli.options import Span
 
@@ -110,3 +111,16 @@ def test_a_difference_shows_what_people_write_and_nothing_else() -> None:
     assert list(difference({**result, "result": "unchanged"})) == []
     created = list(difference({**result, "result": "created", "before": None}))
     assert created[0] == "--- /dev/null"
+
+
+@pytest.mark.parametrize(
+    ("options", "wrong"),
+    [
+        pytest.param({"name": None, "api_port": None}, [], id="none given"),
+        pytest.param({"name": "box", "docker": "unix:///d", "api_port": 2377, "etcd_port": 2379}, [], id="as it is"),
+        pytest.param({"name": "other", "etcd_peer_port": 1}, ["--name other", "--etcd-peer-port 1"], id="others"),
+    ],
+)
+def test_options_that_a_running_daemon_does_not_go_by_are_told(options: dict[str, str | int], wrong: list[str]) -> None:
+    identity = {"apiPort": 2377, "etcdPorts": {"client": 2379, "peer": 2380}}
+    assert untaken({"name": "box", "docker": "unix:///d", "identity": identity}, options) == wrong
