@@ -143,7 +143,8 @@ def _assign(task: Task, spot: Spot, given: tuple[GenericResource, ...], now: dat
 
 def _refuse(refusal: Refusal) -> Iterator[Action]:
     """Write the reason into tasks that do not show it yet; tell it once for the whole group."""
-    note = f"{len(refusal.tasks)} tasks wait: {refusal.why}"
+    count = len(refusal.tasks)
+    note = f"{count} tasks wait: {refusal.why}" if count > 1 else f"1 task waits: {refusal.why}"
     for task in _saying_otherwise(refusal):
         new = replace(task, status=replace(task.status, err=refusal.why))
         yield Action("TaskNotPlaced", (Replace(new),), (), note, refusal.group.about or task, warning=True)
