@@ -12,13 +12,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import ThreadingUnixStreamServer
 from typing import Any, TypeVar
 
 import pytest
+
+from tests.support.etcd import free_ports
 
 T = TypeVar("T")
 HERE = {"advertiseAddr": "127.0.0.1"}
@@ -52,7 +54,7 @@ class HostProcess:
 
     def __init__(self, folder: Path, docker: str) -> None:
         self.state, self.run, self.docker = folder / "state", folder / "run", docker
-        self.ports = free_ports()
+        self.ports = free_ports(3)
         self.said = folder / "said"
         self._daemon: subprocess.Popen[bytes] | None = None
 
@@ -380,12 +382,6 @@ def eventually(probe: Callable[[], T], said: Path, within: float = 20.0) -> T:
 
 def is_alive(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
-
-
-def free_ports() -> tuple[int, ...]:
-    with ExitStack() as stack:
-        servers = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
-        return tuple(server.getsockname()[1] for server in servers)
 
 
 def _try_init(host: HostProcess) -> None:
