@@ -1,4 +1,4 @@
-"""Runs benchmarks and prints their figures: `hack/bench [replicas | placements | idle | names]… [--rounds N] …`."""
+"""Runs benchmarks and prints their figures: `hack/bench [replicas | placements | idle | names | power]… [--rounds N] …`."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from hack.benchmarks import idle, names, placements, replicas
+from hack.benchmarks import idle, names, placements, power, replicas
 from hack.benchmarks.figures import Report, table
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="hack/bench", description=__doc__)
     parser.add_argument(
-        "what", nargs="*", choices=["replicas", "placements", "idle", "names", []], help="all, if none is named"
+        "what", nargs="*", choices=["replicas", "placements", "idle", "names", "power", []], help="all, if none is named"
     )
     parser.add_argument(
-        "--rounds", type=int, default=5, help="of replicas and of names, each with its peer's (default 5)"
+        "--rounds", type=int, default=5, help="of replicas and of names, each with its peer's, and of power cuts (default 5)"
     )
     parser.add_argument("--sizes", default="1000,3000,10000", help="of placements: numbers of tasks")
     parser.add_argument("--seconds", type=float, default=60.0, help="of idling")
@@ -29,6 +29,7 @@ def main(arguments: list[str]) -> int:
         "placements": lambda: placements.run(sizes),
         "idle": lambda: idle.run(seconds=given.seconds),
         "names": lambda: names.run(rounds=given.rounds),
+        "power": lambda: power.run(rounds=given.rounds),
     }
     reports = []
     for name in given.what or benchmarks:

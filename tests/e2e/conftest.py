@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.cluster import Cluster, forming
 from tests.support.lab import Host, Lab, remove_folder
 from tests.support.onlookers import Bystander, clear, standing_by
 
@@ -50,7 +51,7 @@ def lasting_host(lab: Lab) -> Host:
 def host(lasting_host: Host, request: pytest.FixtureRequest) -> Iterator[Host]:
     """Host 1, up and without services; what a test leaves behind is removed."""
     lasting_host.up()
-    request.node.lab_host = lasting_host
+    request.node.lab_hosts = (lasting_host,)
     yield lasting_host
     lasting_host.start_engine()
     lasting_host.up()
@@ -60,7 +61,7 @@ def host(lasting_host: Host, request: pytest.FixtureRequest) -> Iterator[Host]:
 @pytest.fixture
 def steady_host(lasting_host: Host, request: pytest.FixtureRequest) -> Iterator[Host]:
     """Host 1, for tests that do no harm to processes: quicker than `host`, and without services as well."""
-    request.node.lab_host = lasting_host
+    request.node.lab_hosts = (lasting_host,)
     yield lasting_host
     clear(lasting_host)
 
@@ -80,7 +81,7 @@ def rough_host(lasting_rough_host: Host, request: pytest.FixtureRequest) -> Host
     """Host 2, up; services stay as the last test of the module left them."""
     lasting_rough_host.start_engine()
     lasting_rough_host.up()
-    request.node.lab_host = lasting_rough_host
+    request.node.lab_hosts = (lasting_rough_host,)
     return lasting_rough_host
 
 
@@ -97,20 +98,35 @@ def fresh_host(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Host]:
     """A host with an engine and its images, on which Shoal was never started."""
     found = lab.host(next(_spare))
     found.on()
-    request.node.lab_host = found
+    request.node.lab_hosts = (found,)
     yield found
     found.off()
     remove_folder(found.directory)
+
+
+@pytest.fixture(scope="module")
+def formed(lab: Lab) -> Iterator[Cluster]:
+    """Hosts 31 to 33, made a cluster once for a file's tests."""
+    with forming(lab, 31, 32, 33) as found:
+        yield found
+
+
+@pytest.fixture
+def cluster(formed: Cluster, request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """Ready hosts of one cluster, without services; what a test did to them is undone."""
+    request.node.lab_hosts = formed.hosts
+    yield formed
+    formed.restore()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     """Show what Shoal's processes said last when a test fails."""
     report = yield
-    host = getattr(item, "lab_host", None)
-    if report.failed and host is not None:
-        for process in PROCESSES:
-            report.sections.append((f"{process}.log", host.log(process, lines=25)))
+    if report.failed:
+        for host in getattr(item, "lab_hosts", ()):
+            logs = {process: host.log(process, lines=25) for process in PROCESSES}
+            report.sections += [(f"{host.name} {process}.log", log) for process, log in logs.items() if log]
     return report
 
 
