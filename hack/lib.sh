@@ -1,7 +1,7 @@
 # What hack's scripts share: packages of the distribution, the Python environment. Sourced from the repository's root.
 
 RUN_PACKAGES=(busybox-static conntrack curl docker.io etcd-client etcd-server iproute2 iptables nftables procps util-linux)
-TEST_PACKAGES=(docker-registry)
+TEST_PACKAGES=(docker-registry libfaketime)
 
 say() { printf '%s\n' "$*" >&2; }
 die() {

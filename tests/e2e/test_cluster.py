@@ -14,6 +14,7 @@ import pytest
 from hack.benchmarks.power import cut_power
 from tests.support.cluster import Cluster
 from tests.support.lab import Host, Lab, eventually, remove_folder
+from tests.support.onlookers import doubles, watching_engine
 from tests.support.user import instant
 
 NINE = """
@@ -116,14 +117,18 @@ def test_nothing_moves_when_a_host_pauses_for_two_seconds(cluster: Cluster) -> N
 
 def test_a_pulled_cable_leaves_containers_alone_and_on_return_the_replaced_ones_go(cluster: Cluster) -> None:
     nine(cluster)
-    cluster.three.cut()
-    eventually(lambda: cluster.running_on("nine", cluster.boss, cluster.two) == 9, within=60)
-    assert len(cluster.three.docker("ps -q").ok().out.split()) == 3
+    with watching_engine(cluster.boss) as one, watching_engine(cluster.two) as other:
+        cluster.three.cut()
+        eventually(lambda: cluster.running_on("nine", cluster.boss, cluster.two) == 9, within=60)
+        assert len(cluster.three.docker("ps -q").ok().out.split()) == 3
 
-    cluster.three.heal()
+        cluster.three.heal()
 
-    eventually(lambda: cluster.nodes()["host33"] == "ready")
-    eventually(lambda: cluster.slots("nine") == NINE_SLOTS)
+        eventually(lambda: cluster.nodes()["host33"] == "ready")
+        eventually(lambda: cluster.slots("nine") == NINE_SLOTS)
+        started = [*one.runs(), *other.runs()]
+    assert len(started) == 3
+    assert not doubles(started)
 
 
 def test_a_cable_that_is_back_soon_changes_nothing(cluster: Cluster) -> None:

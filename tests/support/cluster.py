@@ -122,9 +122,11 @@ def _document(kind: str, obj: dict[str, Any], spec: dict[str, Any]) -> dict[str,
 
 
 @contextmanager
-def forming(lab: Lab, *numbers: int) -> Iterator[Cluster]:
-    """Make hosts of these numbers a cluster, for as long as the block lasts."""
+def forming(lab: Lab, *numbers: int, engines: dict[int, dict[str, object]] | None = None) -> Iterator[Cluster]:
+    """Make hosts of these numbers a cluster, for as long as the block lasts. `engines`: number → daemon.json."""
     cluster = Cluster([lab.host(number) for number in numbers])
+    for number, settings in (engines or {}).items():
+        lab.host(number).configure_engine(**settings)
     try:
         for host in cluster.hosts:
             host.on()

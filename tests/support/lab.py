@@ -109,6 +109,12 @@ class Host:
         self._plug()
         self._wait_for_engine()
 
+    def configure_engine(self, **settings: object) -> None:
+        """Set options of the engine, as in its daemon.json; they hold from the next power-on."""
+        folder = self.directory / "etc-docker"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "daemon.json").write_text(json.dumps(settings))
+
     def off(self) -> None:
         """Cut the power: every process of the host ends at once, and its network with them.
 

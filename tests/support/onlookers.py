@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count, pairwise
@@ -129,21 +129,23 @@ class EngineWatch:
         ]
 
     def doubles(self) -> list[str]:
-        """Tell what was started twice: a container, a task, or two of one slot that ran at once."""
-        runs = self.runs()
-        twice = [
-            f"task {task} was started {number} times" for task, number in _more_than_once(run.task for run in runs)
-        ]
-        by_slot = defaultdict(list)
-        for run in runs:
-            by_slot[run.slot].append(run)
-        overlaps = [
-            f"slot {slot} had two containers at once: {one} and {other}"
-            for slot, of_slot in by_slot.items()
-            for one, other in pairwise(sorted(of_slot, key=lambda run: run.began))
-            if one.ended is None or one.ended > other.began
-        ]
-        return twice + overlaps
+        """Tell what was started twice on this host, see `doubles`."""
+        return doubles(self.runs())
+
+
+def doubles(runs: Sequence[Run]) -> list[str]:
+    """Tell what was started twice: a task, or two containers of one slot that ran at once."""
+    twice = [f"task {task} was started {number} times" for task, number in _more_than_once(run.task for run in runs)]
+    by_slot = defaultdict(list)
+    for run in runs:
+        by_slot[run.slot].append(run)
+    overlaps = [
+        f"slot {slot} had two containers at once: {one} and {other}"
+        for slot, of_slot in by_slot.items()
+        for one, other in pairwise(sorted(of_slot, key=lambda run: run.began))
+        if one.ended is None or one.ended > other.began
+    ]
+    return twice + overlaps
 
 
 @contextmanager
@@ -212,7 +214,7 @@ def is_as_desired(host: Host, service: str, replicas: int, generation: str) -> b
 
 def clear(host: Host) -> None:
     """Delete every service, and see its containers go."""
-    names = host.shoal("get services -o name").ok().out.split()
+    names = [f"service/{one['metadata']['name']}" for one in objects(host, "services")]
     if names:
         host.shoal(["delete", *names]).ok()
     eventually(lambda: not host.docker("ps -q --no-trunc").ok().out, within=60)

@@ -1,0 +1,188 @@
+"""Three hosts: whom secrets reach, where jobs complete, what is given up, and what clocks do not change."""
+
+from __future__ import annotations
+
+import base64
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from secrets import token_hex
+
+import pytest
+
+from tests.support.cluster import Cluster
+from tests.support.lab import Host, eventually
+from tests.support.user import GENEROUS_S, SLEEP, apply, instant, says, service, shell, start
+
+CANARY = f"canary-{token_hex(12)}-of-several-hosts"
+FAKETIME = next(iter(Path("/usr/lib").glob("*/faketime/libfaketime.so.1")), Path("libfaketime.so.1"))
+
+
+@pytest.fixture
+def filed(cluster: Cluster) -> Iterator[Cluster]:
+    """A cluster with a secret and a config, which go after the test."""
+    cluster.boss.shoal("secret create canary -", stdin=CANARY).ok()
+    cluster.boss.shoal("config create site -", stdin="listen 80").ok()
+    yield cluster
+    cluster.boss.shoal("delete service/user --ignore-not-found").ok()
+    cluster.boss.shoal("secret rm canary").ok()
+    cluster.boss.shoal("config rm site").ok()
+
+
+def sent(cluster: Cluster, host: Host) -> str:
+    """All that a worker's certificate is sent of its assignments at once."""
+    uid = cluster.node(host)["metadata"]["uid"]
+    pki = "/var/lib/shoal/pki/node"
+    said = host.run(
+        "curl", "-sSN", "-m", "1", "--cacert", f"{pki}/ca.crt", "--cert", f"{pki}/node.pem",
+        "--connect-to", f"swarm-manager:2377:{cluster.boss.address}:2377",
+        f"https://swarm-manager:2377/shoal/v1/nodes/{uid}/assignments?watch=1",
+    )  # fmt: skip
+    assert '"type":"complete"' in said.out, said
+    return said.out
+
+
+def has_files(host: Host) -> bool:
+    return bool(host.run("find", "/run/shoal/files", "-type", "f").out)
+
+
+def test_secrets_and_configs_are_where_a_live_task_needs_them_and_nowhere_else(filed: Cluster) -> None:
+    cluster, encoded = filed, base64.b64encode(CANARY.encode()).decode()
+    boss, two, three = cluster.hosts
+    cluster.update(three, "--label-add=needs=yes")
+    where = {"constraints": ["node.labels.needs == yes"]}
+    start(boss, service("user", secrets=["canary"], configs=["site"], placement=where, **SLEEP))
+    cluster.settle("user", host33=1)
+
+    assert encoded in sent(cluster, three)
+    assert [has_files(host) for host in cluster.hosts] == [False, False, True]
+    assert encoded not in sent(cluster, two)
+    for host in (boss, two):
+        assert host.run("grep", "-rlaF", "--", CANARY, "/var/lib/shoal", "/run/shoal").out == ""
+
+    cluster.update(two, "--label-add=needs=yes")
+    cluster.update(three, "--label-rm=needs")
+    cluster.settle("user", host32=1)
+
+    eventually(lambda: [has_files(host) for host in cluster.hosts] == [False, True, False])
+    assert encoded not in sent(cluster, three)
+    assert three.run("grep", "-rlaF", "--", CANARY, "/var/lib/shoal", "/run/shoal").out == ""
+
+
+def test_a_job_completes_on_several_hosts_so_many_at_a_time(cluster: Cluster) -> None:
+    done = apply(cluster.boss, service("batch", mode="job", replicas=6, maxConcurrent=2, **shell("sleep 0.3"))).ok()
+    assert done.out.splitlines()[-1] == "service/batch converged: 6/6 completed"
+    told = "events --since 5m --until 0s --filter type=container --filter event=start --filter event=die --filter"
+    form = "label=com.docker.swarm.service.name=batch --format '{{.TimeNano}} {{.Action}}'"
+    events = [line.split() for host in cluster.hosts for line in host.docker(f"{told} {form}").ok().out.splitlines()]
+    assert len(events) == 12
+    under_way = most = 0
+    for _, action in sorted(events):
+        under_way += 1 if action == "start" else -1
+        most = max(most, under_way)
+    assert most <= 2
+    assert len({task["spec"]["node"]["name"] for task in cluster.tasks("batch")}) > 1
+
+
+def test_a_global_job_completes_once_on_each_host_also_on_one_that_joins_later(cluster: Cluster) -> None:
+    cluster.three.shoal("leave").ok()
+    cluster.boss.shoal("node rm host33").ok()
+    job = {"mode": "global-job", **shell("true")}
+    apply(cluster.boss, service("everywhere", **job)).ok()
+    assert completed(cluster) == {"host31": 1, "host32": 1}
+
+    cluster.join(cluster.three).ok()
+    eventually(lambda: completed(cluster) == {"host31": 1, "host32": 1, "host33": 1}, within=GENEROUS_S)
+
+    apply(cluster.boss, service("everywhere", {"run": "again"}, **job)).ok()
+    eventually(lambda: {task["spec"].get("jobIteration", 0) for task in cluster.tasks("everywhere")} == {1})
+    assert completed(cluster) == {"host31": 1, "host32": 1, "host33": 1}
+
+
+def completed(cluster: Cluster) -> Counter[str]:
+    """Node name → completed tasks."""
+    done = [task for task in cluster.tasks("everywhere") if task["status"]["state"] == "complete"]
+    return Counter(task["spec"]["node"]["name"] for task in done)
+
+
+def test_a_host_is_down_and_its_tasks_are_orphans_after_the_times_that_were_set(cluster: Cluster) -> None:
+    cluster.configure(heartbeatPeriod="1h")
+    start(cluster.boss, service("left", replicas=3, **SLEEP))
+    cluster.settle("left", host31=1, host32=1, host33=1)
+    (lost,) = (task for task in cluster.tasks("left") if task["spec"]["node"]["name"] == "host33")
+    period = "heartbeatPeriod"
+    eventually(lambda: [one["spec"][period] for one in cluster.objects("clusters")] == ["1h"])
+
+    cluster.three.off()
+    cluster.boss.run("sleep", "8")  # by the default of 5 s it would be down
+    assert cluster.nodes()["host33"] == "ready"
+
+    cluster.configure(orphanAfter="2s")
+
+    eventually(lambda: cluster.nodes()["host33"] == "down", within=60)
+    name = lost["metadata"]["name"]
+    state = eventually(lambda: given_up(cluster, name), within=60)
+    assert state["err"] == "node host33 has been down for 2s"
+    down = cluster.node(cluster.three)["status"]
+    assert (instant(state["timestamp"]) - instant(down["since"])).total_seconds() >= 2
+
+
+def given_up(cluster: Cluster, name: str) -> dict[str, str] | None:
+    found = [task["status"] for task in cluster.tasks("left") if task["metadata"]["name"] == name]
+    return next((status for status in found if status["state"] == "orphaned"), None)
+
+
+def test_attempts_within_the_window_are_counted_across_the_ends_of_the_controller(cluster: Cluster) -> None:
+    policy = {"condition": "any", "delay": "1s", "maxAttempts": 3, "window": "1h"}
+    start(cluster.boss, service("spent", restart=policy, **shell("exit 3")))
+    for ended in (1, 2, 4):
+        eventually(lambda ended=ended: len(failed(cluster)) >= ended, within=GENEROUS_S)  # type: ignore[misc]
+        pid = cluster.boss.kill("replication")
+        eventually(lambda pid=pid: cluster.boss.pid("replication") not in (0, pid))  # type: ignore[misc]
+    eventually(lambda: cluster.boss.status()["settled"], within=GENEROUS_S)
+    says(cluster.boss, "service/spent", "task: non-zero exit (3)", "not restarted")
+    assert len(failed(cluster)) == len(cluster.tasks("spent")) == 4
+
+
+def failed(cluster: Cluster) -> list[str]:
+    return [task["metadata"]["name"] for task in cluster.tasks("spent") if task["status"]["state"] == "failed"]
+
+
+@pytest.fixture
+def askew(cluster: Cluster) -> Iterator[Cluster]:
+    """The clocks of Shoal's processes on hosts 32 and 33 are twenty minutes late and early."""
+    for host, skew in ((cluster.two, "-20m"), (cluster.three, "+20m")):
+        restart(host, LD_PRELOAD=str(FAKETIME), FAKETIME=skew, FAKETIME_DONT_FAKE_MONOTONIC="1")
+    yield cluster
+    for host in (cluster.two, cluster.three):
+        restart(host)
+
+
+def restart(host: Host, **environment: str) -> None:
+    host.shoal("down").ok()
+    host.run(sys.executable, "-m", "shoal.cli.main", "up", **environment).ok()
+
+
+def test_clocks_that_differ_change_nothing(askew: Cluster) -> None:
+    cluster = askew
+    spec = {"replicas": 6, "restart": {"delay": "1s"}, "update": {"monitor": "1s", "parallelism": 2}, **SLEEP}
+    apply(cluster.boss, service("timeless", **spec)).ok()
+    cluster.settle("timeless", host31=2, host32=2, host33=2)
+    stamps = {task["spec"]["node"]["name"]: instant(task["status"]["timestamp"]) for task in cluster.tasks("timeless")}
+    assert stamps["host33"] - stamps["host32"] > timedelta(minutes=30), "their clocks do differ"
+
+    for host in cluster.hosts:
+        (one, *_) = host.docker("ps -q").ok().out.split()
+        host.docker(["rm", "-f", one]).ok()
+    eventually(lambda: len(cluster.tasks("timeless")) == 9, within=GENEROUS_S)
+    eventually(lambda: sum(cluster.running("timeless").values()) == 6, within=GENEROUS_S)
+    restarted = [task for task in cluster.tasks("timeless") if "restartAfter" in task["spec"]]
+    waited = [instant(task["spec"]["restartAfter"]) - instant(task["metadata"]["createdAt"]) for task in restarted]
+    assert [wait <= timedelta(seconds=1) for wait in waited] == [True] * 3
+
+    apply(cluster.boss, service("timeless", **spec, env=["ROUND=2"])).ok()
+    assert sum(cluster.running("timeless").values()) == 6
+    cluster.three.off()
+    eventually(lambda: cluster.running_on("timeless", cluster.boss, cluster.two) == 6, within=60)
