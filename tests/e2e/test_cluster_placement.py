@@ -124,7 +124,7 @@ def test_host_ports_and_the_maximum_per_node_allow_one_task_each(cluster: Cluste
 
 def test_what_no_host_has_is_waited_for_and_said(cluster: Cluster) -> None:
     boss = cluster.boss
-    mount = {"type": "volume", "source": "v", "target": "/v", "driver": "no-such-driver"}
+    mount = {"type": "volume", "source": "data", "target": "/data", "driver": "no-such-driver"}
     start(boss, service("foreign", placement={"platforms": ["windows/amd64"]}, **SLEEP))
     start(boss, service("driven", mounts=[mount], **SLEEP))
     says(boss, "service/foreign", "1 × no suitable node (unsupported platform on 5 nodes)")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import yaml
 
 from tests.support.lab import Host, Output, eventually
+from tests.support.user import get, tasks
 
 
 def apply(host: Host, name: str, script: str, *options: str, **spec: Any) -> Output:
@@ -16,21 +16,17 @@ def apply(host: Host, name: str, script: str, *options: str, **spec: Any) -> Out
     return host.shoal(["apply", "-f", "-", *options], stdin=yaml.safe_dump(document))
 
 
-def tasks(host: Host, name: str) -> list[dict[str, Any]]:
-    found = json.loads(host.shoal(f"get tasks -s {name} -o json").ok().out)
-    return list(found["items"]) if found["kind"] == "List" else [found]
-
-
 def states(host: Host, name: str) -> list[tuple[str, str]]:
     return sorted((task["spec"]["slot"], task["status"]["state"]) for task in tasks(host, name))
 
 
 def status(host: Host, name: str) -> dict[str, Any]:
-    return dict(json.loads(host.shoal(f"get service {name} -o json").ok().out)["status"])
+    return dict(get(host, f"services/{name}")["status"])
 
 
 def test_a_job_completes_so_many_times_so_many_at_a_time(host: Host) -> None:
-    done = apply(host, "batch", "sleep 0.5", replicas=4, maxConcurrent=2).ok()
+    meet = "touch /met/$(hostname); until [ $(ls /met | wc -l) -ge 2 ]; do sleep 0.1; done"
+    done = apply(host, "batch", meet, replicas=4, maxConcurrent=2, mounts=["meeting-point:/met"]).ok()
     assert done.out.splitlines()[-1] == "service/batch converged: 4/4 completed"
     assert states(host, "batch") == [(slot, "complete") for slot in "1234"]
     events = host.docker(
@@ -73,7 +69,7 @@ def test_every_change_runs_a_job_once_more_and_no_change_does_not(host: Host) ->
     assert second["jobIteration"] == first.get("jobIteration", 0) + 1
     assert second["lastExecution"] > first["lastExecution"]
     assert states(host, "again") == [(slot, "complete") for slot in "123"]
-    eventually(lambda: {task["spec"]["jobIteration"] for task in tasks(host, "again")} == {1})
+    eventually(lambda: {task["spec"].get("jobIteration", 0) for task in tasks(host, "again")} == {1})
 
 
 def test_a_new_iteration_takes_the_place_of_one_that_still_runs(host: Host) -> None:

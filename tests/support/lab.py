@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -211,10 +211,13 @@ class Host:
         self.run("rm", "-f", "/run/dockerd.stay-down").ok()
         self._wait_for_engine()
 
-    def up(self, *options: str) -> None:
-        """Start Shoal, and make the host the first of a swarm if it is in none."""
-        self.shoal(["up", *options]).ok()
-        if self.status().get("identity") is None:
+    def up(self) -> None:
+        """Have Shoal running, and make the host the first of a swarm if it is in none."""
+        report = self.status()
+        if not report or not all(process["healthy"] for process in report["processes"]):
+            self.shoal("up").ok()
+            report = self.status()
+        if report["identity"] is None:
             self.shoal(["init", "--advertise-addr", self.address]).ok()
 
     def read(self, path: str) -> str:
@@ -374,16 +377,16 @@ T = TypeVar("T")
 
 def within(seconds: float, holds: Callable[[], bool], what: str, said: Callable[[], str]) -> None:
     """Wait for a condition; LabError with what was said meanwhile."""
-    deadline = time.monotonic() + seconds
+    deadline, pauses = time.monotonic() + seconds, growing_pauses(0.02)
     while not holds():
         if time.monotonic() > deadline:
             raise LabError(f"waited {seconds:.0f} s for {what} in vain\n{said()}")
-        time.sleep(0.02)
+        time.sleep(next(pauses))
 
 
 def eventually(probe: Callable[[], T], within: float = 30.0, every: float = 0.05) -> T:
     """Ask until the answer is true, and return it. A failed assertion of the probe counts as "not yet"."""
-    deadline = time.monotonic() + within
+    deadline, pauses = time.monotonic() + within, growing_pauses(every)
     while True:
         try:
             last: object = probe()
@@ -393,7 +396,15 @@ def eventually(probe: Callable[[], T], within: float = 30.0, every: float = 0.05
             last = error
         if time.monotonic() > deadline:
             raise AssertionError(f"did not become true within {within} s; last seen: {last!r}")
-        time.sleep(every)
+        time.sleep(next(pauses))
+
+
+def growing_pauses(first_s: float, longest_s: float = 0.3) -> Iterator[float]:
+    """Yield pauses between looks, each half as long again: a look starts processes, which slow down what is awaited."""
+    pause_s = first_s
+    while True:
+        yield pause_s
+        pause_s = max(first_s, min(longest_s, 1.5 * pause_s))
 
 
 def split(arguments: str | Sequence[str]) -> list[str]:
