@@ -228,7 +228,7 @@ def _check_depth(text: Text) -> None:
                 depth += 1
                 if depth > MAX_DEPTH:
                     line = event.start_mark.line + 1 if event.start_mark else 0
-                    raise _Refused(Fault("", f"is nested more than {MAX_DEPTH} levels deep", text.name, line))
+                    raise _Refused(Fault("", _TOO_DEEP, text.name, line))
             elif isinstance(event, yaml.CollectionEndEvent):
                 depth -= 1
     except yaml.YAMLError:
@@ -243,6 +243,8 @@ def _syntax_fault(error: yaml.YAMLError, text: Text) -> Fault:
     if "\t" in found[: len(found) - len(found.lstrip())]:
         return Fault("", "is not YAML: the line is indented with a tab; YAML wants spaces", text.name, line)
     context, problem = getattr(error, "context", None), getattr(error, "problem", None) or str(error)
+    if "nesting depth" in problem:  # the parser's own limit, which may be lower than ours
+        return Fault("", _TOO_DEEP, text.name, line)
     seen = f"; found {found.strip()[:60]!r}" if found.strip() else ""
     return Fault("", f"is not YAML: {problem}{f' {context}' if context else ''}{seen}", text.name, line)
 

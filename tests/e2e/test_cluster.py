@@ -93,7 +93,7 @@ def test_a_power_cut_moves_the_tasks_and_on_return_no_slot_is_doubled(cluster: C
     new = [task for task in cluster.tasks("nine") if task["metadata"]["uid"] not in before]
     assert sorted(task["spec"]["slot"] for task in new) == sorted(task["spec"]["slot"] for task in lost)
     assert all(instant(task["metadata"]["createdAt"]) >= instant(down["since"]) for task in new)
-    assert not any("restartAfter" in task["spec"] for task in new)
+    assert all(instant(task["spec"]["restartAfter"]) == instant(task["metadata"]["createdAt"]) for task in new)
 
     cluster.three.on()
     cluster.three.shoal("up").ok()
