@@ -1,4 +1,4 @@
-"""Runs benchmarks and prints their figures: `hack/bench [replicas | placements | idle | names | power]… [--rounds N] …`."""
+"""Runs benchmarks and prints their figures: `hack/bench [replicas | placements | idle | names | power]… [options]`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,9 @@ from hack.benchmarks.figures import Report, table
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="hack/bench", description=__doc__)
-    parser.add_argument(
-        "what", nargs="*", choices=["replicas", "placements", "idle", "names", "power", []], help="all, if none is named"
-    )
-    parser.add_argument(
-        "--rounds", type=int, default=5, help="of replicas and of names, each with its peer's, and of power cuts (default 5)"
-    )
+    known = ["replicas", "placements", "idle", "names", "power"]
+    parser.add_argument("what", nargs="*", choices=[*known, []], help="all, if none is named")
+    parser.add_argument("--rounds", type=int, default=5, help="of replicas and names, with their peers', and of power")
     parser.add_argument("--sizes", default="1000,3000,10000", help="of placements: numbers of tasks")
     parser.add_argument("--seconds", type=float, default=60.0, help="of idling")
     given = parser.parse_args(arguments)

@@ -25,6 +25,8 @@ MAX_TEXT_BYTES: Final = 2 << 20
 MAX_DEPTH: Final = 60
 """Levels of nesting; the YAML library's own recursion has no bound."""
 
+_TOO_DEEP: Final = f"is nested more than {MAX_DEPTH} levels deep"
+
 MAX_NODES: Final = 100_000
 """Values in one text after aliases are followed: a bound for files that double themselves."""
 

@@ -8,14 +8,13 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import NamedTuple
 
 import pytest
 
 from tests.e2e.test_ports import ASK, ECHO, STREAM
-from tests.support.lab import FABRIC_ADDRESS, Host, Lab, eventually, remove_folder
-from tests.support.user import GENEROUS_S, service, shell, start, tasks
+from tests.support.cluster import Cluster, forming
+from tests.support.lab import FABRIC_ADDRESS, Host, Lab, eventually
+from tests.support.user import GENEROUS_S, service, shell, start
 
 MENDED_WITHIN_S = 45.0
 """What was deleted by hand is back within 30 s; the rest is for a loaded machine."""
@@ -33,52 +32,16 @@ httpd -p 80 -h /tmp/www
 """A web server that tells who answers whom at /cgi-bin/me, and a UDP server that tells each client its address."""
 
 
-class Cluster(NamedTuple):
-    """The first host is the manager."""
-
-    boss: Host
-    two: Host
-    three: Host
-
-    @property
-    def hosts(self) -> tuple[Host, ...]:
-        return tuple(self)
-
-    def settle(self, name: str, **wanted: int) -> None:
-        """Wait until so many tasks of a service run on each host."""
-        eventually(
-            lambda: Counter(task["spec"]["node"]["name"] for task in tasks(self.boss, name, "running")) == wanted,
-            within=GENEROUS_S,
-        )
-
-
-@contextmanager
-def forming(lab: Lab) -> Iterator[Cluster]:
-    cluster = Cluster(*(lab.host(number) for number in (41, 42, 43)))
-    for host in cluster.hosts:
-        host.on()
-        host.run("hack/images").ok()
-        host.shoal("up").ok()
-    cluster.boss.shoal("init").ok()
-    token = cluster.boss.shoal(["token", "worker", "-q"]).ok().out.strip()
-    for host in cluster.hosts[1:]:
-        host.shoal(["join", "--token", token, cluster.boss.address]).ok()
-    yield cluster
-    for host in cluster.hosts:
-        host.off()
-        remove_folder(host.directory)
-
-
 @pytest.fixture(scope="module")
 def formed(lab: Lab) -> Iterator[Cluster]:
-    with forming(lab) as found:
+    with forming(lab, 41, 42, 43) as found:
         yield found
 
 
 @pytest.fixture
 def cluster(formed: Cluster, request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """Three hosts without services."""
-    request.node.lab_host = formed.boss
+    request.node.lab_hosts = formed.hosts
     yield formed
     formed.boss.shoal("delete service told --ignore-not-found").ok()
     for host in formed.hosts:

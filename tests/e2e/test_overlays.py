@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.e2e.test_networks import ECHO_SERVER, Cluster, all_answer, answers, devices, forming
+from tests.e2e.test_networks import ECHO_SERVER, all_answer, answers, devices
 from tests.e2e.test_ports import ASK
+from tests.support.cluster import Cluster, forming
 from tests.support.lab import FABRIC_ADDRESS, Host, Lab, Output, eventually
 from tests.support.user import GENEROUS_S, SLEEP, get, service, shell, start
 
@@ -68,7 +69,7 @@ def formed(lab: Lab) -> Iterator[Cluster]:
 
     `web` is on front; `both` on front and on back, published; `inner` on back, which is internal, alone.
     """
-    with forming(lab) as cluster:
+    with forming(lab, 41, 42, 43) as cluster:
         everywhere = {"mode": "global", "mounts": ["/:/host:ro"]}
         start(cluster.boss, f"{network('front')}---\n{network('back', internal=True)}")
         start(cluster.boss, service("web", networks=["front"], **everywhere, **shell(WEB + ECHO_SERVER)))
@@ -82,7 +83,7 @@ def formed(lab: Lab) -> Iterator[Cluster]:
 
 @pytest.fixture
 def cluster(formed: Cluster, request: pytest.FixtureRequest) -> Cluster:
-    request.node.lab_host = formed.boss
+    request.node.lab_hosts = formed.hosts
     return formed
 
 
