@@ -111,7 +111,7 @@ def test_a_virtual_ip_carries_udp_and_tasks_see_their_client(cluster: Cluster) -
         exec_ = ["exec", container(host, "web"), *ask_udp]
         eventually(lambda exec_=exec_, host=host: host.docker(exec_).ok().out)
         told = Counter(host.docker(exec_).ok().out.strip() for _ in range(6))
-        assert sorted(told.values()) == [2, 4]
+        assert len(told) == 2
         assert max(told, key=lambda seen: told[seen]) in clients
 
 
