@@ -79,7 +79,7 @@ def as_json(documents: list[Any]) -> str:
 
 
 def as_yaml(documents: list[Any]) -> str:
-    """Spell documents so that they can be edited and applied again."""
+    """Spell documents, without the last line's end, so that they can be edited and applied again once printed."""
     import yaml
 
     class Dumper(yaml.CSafeDumper):
