@@ -22,6 +22,7 @@ from shoal.api.states import Protocol, PublishMode
 from shoal.api.template import Port, TaskTemplate
 from shoal.machinery.controller import Create, Remove, Step
 from shoal.machinery.store import Compare, Exists, NoneUnder, Unchanged
+from shoal.rules import attempts
 
 HASH_LENGTH: Final = 16
 """Hex digits of a revision's hash: 64 bits tell apart the few templates of one service."""
@@ -86,12 +87,7 @@ def _configured(old: o.Service, new: o.Service, spec: o.ServiceSpec, ref: Ref, v
     revision, revision_steps, revision_compares = _revision(old, spec, ref, view)
     claim_steps, claim_compares = _claims(old.spec, spec, ref, view)
     use_steps, use_compares = references.held(spec, ref, view)
-    status = msgspec.structs.replace(
-        _begun_anew(old, view),
-        revision=revision.hash,
-        revision_number=revision.number,
-        previous_spec=old.spec,
-    )
+    status = attempts.after_change(msgspec.structs.replace(old, status=_begun_anew(old, view)), spec, revision)
     wanted = updated(old, labels=new.metadata.labels, spec=spec, status=status)
     steps = (*revision_steps, *claim_steps, *use_steps)
     return replaced(old, wanted, steps, (*revision_compares, *claim_compares, *use_compares))

@@ -15,8 +15,8 @@ from shoal.rules.constraints import matches
 from shoal.rules.liveness import is_drained, is_lost
 
 IN_PROGRESS: Final = frozenset({RolloutState.UPDATING, RolloutState.ROLLBACK_STARTED})
+BACKWARDS: Final = frozenset({RolloutState.ROLLBACK_STARTED, RolloutState.ROLLBACK_PAUSED})
 _PAUSED = frozenset({RolloutState.PAUSED, RolloutState.ROLLBACK_PAUSED})
-_BACKWARDS = frozenset({RolloutState.ROLLBACK_STARTED, RolloutState.ROLLBACK_PAUSED})
 
 
 def slot_order(slot: str) -> tuple[int, str]:
@@ -62,7 +62,7 @@ def may_update(rollout: Rollout | None, service: Service, slot: str) -> bool:
 
 
 def is_rolling_back(rollout: Rollout | None) -> bool:
-    return rollout is not None and rollout.status.state in _BACKWARDS
+    return rollout is not None and rollout.status.state in BACKWARDS
 
 
 def is_member(node: Node, template: TaskTemplate) -> bool:
