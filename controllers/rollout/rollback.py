@@ -20,7 +20,8 @@ Begin = Callable[[View, RolloutStatus, datetime], RolloutStatus]
 def roll_back(view: View, status: RolloutStatus, begin: Begin, now: datetime) -> Action:
     """Restore the spec and begin the rollback in one transaction; a spec that people change meanwhile stands."""
     revision = view.revision(status.stable)
-    assert revision is not None and view.rollout is not None
+    assert revision is not None
+    assert view.rollout is not None
     message = f"update rolled back due to {sentence(view, status)}"
     service = restored(view.owner, revision, message)
     begun = replace(begin(dataclasses.replace(view, service=service), status, now), failures=status.failures)

@@ -123,7 +123,7 @@ class Revision(Object, frozen=True, tag="Revision", kw_only=True):
 
 
 class Watched(_Part, frozen=True):
-    """A granted slot that is not done with, by rollout's clock: granted when, and since when it runs (or has failed)."""
+    """A granted slot that is not done with: granted when, and since when it runs or has failed, by rollout's clock."""
 
     granted_at: datetime
     settled_at: datetime | None = None

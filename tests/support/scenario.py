@@ -16,7 +16,7 @@ from shoal.api import codec, keys
 from shoal.api.defaults import max_concurrent
 from shoal.api.keys import key_of
 from shoal.api.objects import Claim, Node, Object, Rollout, Service, ServiceEndpoint, Task
-from shoal.api.states import Availability, Mode, PublishMode, RestartCondition, TaskState
+from shoal.api.states import Availability, DesiredState, Mode, PublishMode, RestartCondition, TaskState
 from shoal.api.template import Port, Restart
 from shoal.api.units import Duration
 from shoal.machinery.clock import VirtualClock
@@ -207,12 +207,13 @@ class Watchdog:
         _check_jobs(self.world)
 
     def _check_slots(self, touched: set[tuple[str, str]]) -> None:
-        """One task per slot is wanted alive; a start-first update may have two for a while."""
+        """One task per slot is wanted running; a start-first update may have two for a while."""
         wanted: dict[tuple[str, str], list[Task]] = defaultdict(list)
         for obj in self._objects.values() if touched else ():
             if isinstance(obj, Task) and (slot := (obj.spec.service.uid, obj.spec.slot)) in touched:
                 is_over = obj.status.state.is_terminal
-                if obj.spec.desired_state.is_live and not is_over and not obj.spec.evicted:
+                wants_running = obj.spec.desired_state.is_live and obj.spec.desired_state is not DesiredState.READY
+                if wants_running and not is_over and not obj.spec.evicted:
                     wanted[slot].append(obj)
         for tasks in wanted.values():
             old = [task for task in tasks if not any(other.spec.start_first for other in tasks if other is not task)]

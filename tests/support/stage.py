@@ -20,7 +20,7 @@ from shoal.api.objects import Backend, BackendSpec, BackendStatus, Node, Object,
 from shoal.api.states import DesiredState, TaskState
 from shoal.machinery.cache import Cache
 from shoal.machinery.clock import VirtualClock
-from shoal.machinery.controller import Action, Controller, Create, Plan, Remove, Replace
+from shoal.machinery.controller import Action, Controller, Create, Plan, Remove, Replace, any_of
 from shoal.machinery.store import Exists, Unchanged
 from shoal.machinery.testkit import changed, make_node, make_revision, make_service, ref_of, template_hash, template_of
 from shoal.rules.reports import completed
@@ -64,11 +64,11 @@ class Stage:
         return controller.plan(view, self.now) if view is not None else Plan()
 
     def settle(self, name: str = "web") -> timedelta | None:
-        """Let the controllers act until none has anything to do; returns when replication wants to look again."""
+        """Let the controllers act until none has anything to do; returns when one wants to look again."""
         for _ in range(20):
             plans = [(controller.name, self.plan(controller, name)) for controller in self.controllers]
             if not any(plan.actions for _, plan in plans):
-                return plans[0][1].requeue_after
+                return any_of(*(plan.requeue_after for _, plan in plans))
             for actor, plan in plans:
                 for action in plan.actions:
                     self.apply(action, actor)
