@@ -24,7 +24,7 @@ def roll_back(view: View, status: RolloutStatus, begin: Begin, now: datetime) ->
     assert view.rollout is not None
     message = f"update rolled back due to {sentence(view, status)}"
     service = restored(view.owner, revision, message)
-    begun = replace(begin(dataclasses.replace(view, service=service), status, now), failures=status.failures)
+    begun = begin(dataclasses.replace(view, service=service), status, now)
     steps = (Replace(service), Replace(replace(view.rollout, status=begun)))
     return Action("RolledBack", steps, note=message, about=service, warning=True)
 

@@ -108,6 +108,11 @@ class World:
                 self._put(obj)
         self._deliver()
 
+    def keep(self, obj: o.Object) -> None:
+        """Store an object just as it is given."""
+        self._put(obj)
+        self._deliver()
+
     def remove(self, *objects: o.Object) -> None:
         """Delete objects whatever they are like; with a service its ports' claims."""
         for obj in objects:
