@@ -114,14 +114,14 @@ def test_a_dynamic_port_may_be_made_explicit() -> None:
     assert len(picture.all(Claim)) == 1
 
 
-def test_a_deleted_service_takes_its_endpoint_and_dynamic_claims_along_but_no_explicit_ones() -> None:
+def test_a_deleted_service_takes_its_endpoint_and_whatever_it_has_claimed_along() -> None:
     service = web(Port(80), Port(81, 8081))
     picture = settled(service)
     picture.put(make_claim(keys.ingress_port_claim("tcp", 8081), Owner("Service", "web", service.metadata.uid)))
     picture.drop(service)
     picture.settle(f"service/{service.metadata.uid}")
     assert picture.all(ServiceEndpoint) == []
-    assert [claim.key for claim in picture.all(Claim)] == ["claims/port/tcp/8081/ingress"]
+    assert picture.all(Claim) == []
 
 
 def test_when_all_ports_are_taken_the_endpoint_says_so_and_looks_again() -> None:
