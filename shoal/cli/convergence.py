@@ -70,7 +70,7 @@ def progress(service: Plain, tasks: Iterable[Plain], revision: str = "") -> Prog
     cause = cause_of(service, own)
     settled = _is_settled(desired, own, current)
     if revision and current != revision and state == RolloutState.ROLLBACK_COMPLETED:
-        stage, cause = Stage.ROLLED_BACK, at(service, "status.rollout.message") or cause
+        stage, cause = Stage.ROLLED_BACK, at(service, "status.attempt.message") or cause
     elif is_known and state in (RolloutState.PAUSED, RolloutState.ROLLBACK_PAUSED):
         stage, cause = Stage.FAILED, at(service, "status.rollout.message") or cause or f"the rollout is {state}"
     elif is_known and running == desired == updated and state not in MOVING:

@@ -25,6 +25,7 @@ def service(state: str = "updating", current: str = "r2", **rollout: Any) -> dic
         "spec": {"update": {"delay": "30s"}},
         "status": {
             "revision": current,
+            "attempt": {"isRollback": True, "message": "because of task x"},
             "replicas": {"running": 5, "desired": 5, "updated": 2},
             "rollout": {
                 "state": state, "target": current, "dirty": ["1", "2", "3", "4", "5"], "granted": [], **rollout,
