@@ -15,8 +15,17 @@ from controllers import CONTROLLERS, load
 from shoal.api import codec, keys
 from shoal.api.defaults import max_concurrent
 from shoal.api.keys import key_of
-from shoal.api.objects import Claim, Node, Object, Rollout, Service, ServiceEndpoint, Task
-from shoal.api.states import Availability, DesiredState, Mode, PublishMode, RestartCondition, TaskState
+from shoal.api.objects import Claim, Node, Object, Rollout, Service, ServiceEndpoint, Task, Update
+from shoal.api.states import (
+    Availability,
+    DesiredState,
+    FailureAction,
+    Mode,
+    PublishMode,
+    RestartCondition,
+    TaskState,
+    UpdateOrder,
+)
 from shoal.api.template import Port, Restart
 from shoal.api.units import Duration
 from shoal.machinery.clock import VirtualClock
@@ -32,6 +41,14 @@ PORTS: dict[str, tuple[Port, ...]] = {
 }
 
 
+UPDATES: dict[str, Update | None] = {
+    "default": None,
+    "start-first": Update(order=UpdateOrder.START_FIRST, parallelism=2),
+    "at once": Update(parallelism=0, failure_action=FailureAction.CONTINUE, monitor=Duration(0)),
+    "back": Update(failure_action=FailureAction.ROLLBACK, deadline=Duration.of(10), delay=Duration.of(2)),
+}
+
+
 @dataclass(frozen=True)
 class Deploy:
     """People apply a service."""
@@ -42,6 +59,7 @@ class Deploy:
     image: str
     ports: str
     fails: bool
+    update: str = "default"
 
     def do(self, world: World) -> None:
         env = ("FAILS=1",) if self.fails else ()
@@ -50,7 +68,7 @@ class Deploy:
         world.put(
             make_service(
                 self.name, mode=self.mode, replicas=None if self.mode is Mode.GLOBAL else self.replicas,
-                image=self.image, ports=ports, env=env, restart=restart,
+                image=self.image, ports=ports, env=env, restart=restart, update=UPDATES[self.update],
             )
         )  # fmt: skip
 
@@ -127,6 +145,7 @@ deploys = st.builds(
     image=st.sampled_from(["app:1", "app:2"]),
     ports=st.sampled_from(sorted(PORTS)),
     fails=st.sampled_from([False, False, True]),
+    update=st.sampled_from(sorted(UPDATES)),
 )
 runs = st.builds(
     Run,
