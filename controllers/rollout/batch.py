@@ -44,7 +44,7 @@ def watch(view: View, status: RolloutStatus, settings: Update, now: datetime) ->
 
 def grant(view: View, status: RolloutStatus, settings: Update, now: datetime) -> RolloutStatus:
     """Let as many further slots run the target as there are free places. Worked: 5 dirty, parallelism 2: 2, 2, 1."""
-    waiting = [slot for slot in waited_for(view, status) if slot not in status.granted]
+    waiting = not_granted(view, status)
     busy = sum(one.settled_at is None or _delay_left(one, settings, now) > NOTHING for one in status.watched.values())
     chosen = waiting[: max(0, settings.parallelism - busy)] if settings.parallelism else waiting
     if not chosen:
@@ -55,11 +55,12 @@ def grant(view: View, status: RolloutStatus, settings: Update, now: datetime) ->
 
 def is_over(view: View, status: RolloutStatus) -> bool:
     """Every slot that is still there was granted and is done with."""
-    return not status.watched and all(slot in status.granted for slot in waited_for(view, status))
+    return not status.watched and not not_granted(view, status)
 
 
-def waited_for(view: View, status: RolloutStatus) -> list[str]:
-    return [slot for slot in status.dirty if view.is_waited_for(slot)]
+def not_granted(view: View, status: RolloutStatus) -> list[str]:
+    granted = set(status.granted)
+    return [slot for slot in status.dirty if slot not in granted and view.is_waited_for(slot)]
 
 
 def next_look(status: RolloutStatus, settings: Update, now: datetime) -> timedelta | None:

@@ -14,6 +14,7 @@ the answers need later is in the status, so a pass may be the first one of a new
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 
 from msgspec.structs import replace
@@ -91,7 +92,7 @@ def begin(view: View, status: RolloutStatus, now: datetime) -> RolloutStatus:
         stable=status.stable,
         target=target,
         attempt=asked.number,
-        granted=tuple(slot for slot in view.current if slot not in dirty) if dirty else (),
+        granted=_others(view.current, dirty) if dirty else (),
         dirty=dirty,
         started_at=now,
         message=asked.message if asked.is_rollback else "update in progress",
@@ -101,12 +102,18 @@ def begin(view: View, status: RolloutStatus, now: datetime) -> RolloutStatus:
     return replace(begun, state=RolloutState.COMPLETED, stable=target, started_at=None, message="")
 
 
+def _others(slots: Iterable[str], dirty: Collection[str]) -> tuple[str, ...]:
+    known = set(dirty)
+    return tuple(slot for slot in slots if slot not in known)
+
+
 def _again(view: View, status: RolloutStatus, now: datetime) -> RolloutStatus:
     """Go on with a rollout that was resumed, or whose settings were changed: earlier failures are forgiven."""
     number = view.owner.status.attempt.number
     if status.state not in IN_PROGRESS and status.state not in _PAUSED_FROM:
         return replace(status, attempt=number)
-    open_slots = (slot for slot in status.dirty if slot in status.granted and not view.is_updated(slot))
+    granted = set(status.granted)
+    open_slots = (slot for slot in status.dirty if slot in granted and not view.is_updated(slot))
     return replace(
         status,
         state=_PAUSED_FROM.get(status.state, status.state),

@@ -44,7 +44,7 @@ def status(ctx: click.Context, service: str, no_wait: bool, timeout_s: float) ->
             click.echo(f"service/{name}: {rollout_text(obj)}; {progress(obj, tasks).text}{told}")
             return 0
         asked = FAILED_UPDATE if _went_back_by_itself(obj) else str(at(obj, "status.revision"))
-        return await follow_services(client, {name: asked}, timeout_s)
+        return await follow_services(client, {str(at(obj, "metadata.name")): asked}, timeout_s)
 
     return run(api_of(ctx), work)
 
@@ -146,9 +146,10 @@ def _ask(ctx: click.Context, service: str, asked: dict[str, Any], sentence: str,
 
     async def work(client: Client) -> int:
         obj = await client.call("POST", f"{one(Service.PLURAL, name)}/rollout", asked)
-        click.echo(f"service/{name} {sentence.format(number=at(obj, 'status.revisionNumber', '?'))}")
+        found = str(at(obj, "metadata.name"))
+        click.echo(f"service/{found} {sentence.format(number=at(obj, 'status.revisionNumber', '?'))}")
         if detach:
             return 0
-        return await follow_services(client, {name: str(at(obj, "status.revision"))}, timeout_s)
+        return await follow_services(client, {found: str(at(obj, "status.revision"))}, timeout_s)
 
     return run(api_of(ctx), work)
