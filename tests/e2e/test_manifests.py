@@ -122,7 +122,7 @@ def gradual(host: Host) -> None:
     commands = [
         line.removeprefix("$ ") for line in text.splitlines() if line.startswith("$ shoal") or "| shoal" in line
     ]
-    assert commands[0] == "shoal apply -f manifests/12-rollout.yaml"
+    assert commands[0] == "shoal apply -f manifests/13-rollout.yaml"
     shell = f'shoal() {{ {sys.executable} -m shoal.cli.main "$@"; }}; '
     codes = [host.run("sh", "-c", shell + command, within_s=120).code for command in commands[1:]]
     assert codes == [0, 5, 0, 0]
@@ -142,7 +142,7 @@ CHECKS: dict[str, tuple[int, Callable[[Host], None]]] = {
     "10-files.yaml": (0, reader),
     "11-job.yaml": (0, numbers),
     "12-networks.yaml": (0, networks),
-    "12-rollout.yaml": (0, gradual),
+    "13-rollout.yaml": (0, gradual),
 }
 """Manifest → apply's exit code, and what must then be true."""
 
