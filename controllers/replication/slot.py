@@ -18,10 +18,10 @@ from shoal.api.defaults import effective_rollback, effective_update
 from shoal.api.objects import Node, Task
 from shoal.api.states import DesiredState, TaskState, UpdateOrder
 from shoal.api.units import Duration
-from shoal.machinery.controller import Action, Create, Replace, still_exists
+from shoal.machinery.controller import Action, Create, Replace, is_unchanged, still_exists
 from shoal.rules.liveness import is_drained, is_lost, is_unusable
 from shoal.rules.restart import OLD_TASK_TIMEOUT, delay_left, may_restart, restart_delay
-from shoal.rules.slots import is_rolling_back, may_update
+from shoal.rules.slots import is_rolling_back
 from shoal.rules.waiting import NOTHING, time_left
 
 
@@ -41,14 +41,14 @@ def decide(view: View, held: Held, now: datetime, *, frozen: bool = False) -> De
     current = held.current
     if current is None:
         return IDLE if frozen else _fill(view, held, now)
-    if not frozen and may_update(view.rollout, view.owner, held.name) and view.is_dirty(current):
+    if not frozen and view.rights.may_update(held.name) and view.is_dirty(current):
         return _update(view, held, now)
     if not current.spec.desired_state.is_live or view.is_ended(current):
         return _restart(view, held, current, now, frozen=frozen)
     if current.spec.desired_state is DesiredState.READY:
         return _release(view, held, current, now)
     old = _superseded(view, held, current)
-    return Decision(_stop(view, old)) if old else IDLE
+    return Decision(_stop(view, held, old)) if old else IDLE
 
 
 def _fill(view: View, held: Held, now: datetime) -> Decision:
@@ -90,7 +90,7 @@ def _restart(view: View, held: Held, current: Task, now: datetime, *, frozen: bo
     stop = [current] if wanted else []
     stop += [task for task in held.live_others if not view.may_hold_container(task)]
     if frozen or not may_restart(current, held.history, now):
-        return Decision(_stop(view, stop, "TaskEnded", why)) if stop else IDLE
+        return Decision(_stop(view, held, stop, "TaskEnded", why)) if stop else IDLE
     delay = max(restart_delay(current, node), left) if wanted else None
     note = f"{why}; replaced{f' in {Duration.of(delay.total_seconds())}' if delay else ''}"
     overlaps = any(task not in stop for task in held.live_others)
@@ -111,10 +111,10 @@ def _release(view: View, held: Held, current: Task, now: datetime) -> Decision:
         return Decision(wait=left)
     old = _superseded(view, held, current)
     if not current.spec.start_first and len(old) < len(held.live_others):
-        return Decision(_stop(view, old) if old else None)
+        return Decision(_stop(view, held, old) if old else None)
     left = _old_task_left(view, held, old, now)
     if left > NOTHING:
-        return Decision(_stop(view, old) if old else None, left)
+        return Decision(_stop(view, held, old) if old else None, left)
     steps = (Replace(with_desired(current, view.wanted_state)), *_told_to_stop(old))
     return Decision(Action("TaskReleased", steps, (still_exists(view.owner),)))
 
@@ -180,10 +180,12 @@ def _adopt(view: View, held: Held, task: Task) -> Action:
     return Action("TaskKept", (point_at(view, held, task), *_told_to_stop(others)), (still_exists(view.owner),))
 
 
-def _stop(view: View, tasks: Iterable[Task], reason: str = "TaskSuperseded", why: str = "") -> Action:
+def _stop(view: View, held: Held, tasks: Iterable[Task], reason: str = "TaskSuperseded", why: str = "") -> Action:
+    """Tell tasks to stop, as long as the slot points where it did: what takes over must still be there to do so."""
     tasks = tuple(tasks)
+    compares = () if held.slot is None else (is_unchanged(held.slot),)
     note = f"{tasks[0].spec.service.name}.{tasks[0].spec.slot}: {why}; not replaced" if why else ""
-    return Action(reason, tuple(_told_to_stop(tasks)), note=note, about=view.owner, warning=bool(why))
+    return Action(reason, tuple(_told_to_stop(tasks)), compares, note, view.owner, warning=bool(why))
 
 
 def _told_to_stop(tasks: Iterable[Task]) -> list[Replace]:

@@ -15,7 +15,7 @@ from shoal.rules.history import age_order
 from shoal.rules.liveness import is_unusable, may_hold_container
 from shoal.rules.networks import needs_address
 from shoal.rules.resources import capacity_of, reserved_by
-from shoal.rules.slots import is_member, revision_for_slot
+from shoal.rules.slots import Rights, is_member, rights
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,10 @@ class View:
         return DesiredState.COMPLETE if self.owner.spec.mode.is_job else DesiredState.RUNNING
 
     @cached_property
+    def rights(self) -> Rights:
+        return rights(self.rollout, self.owner)
+
+    @cached_property
     def template(self) -> TaskTemplate:
         """The newest template of the service."""
         return template_of(self.owner.spec)
@@ -72,7 +76,7 @@ class View:
 
     def wanted(self, slot: str) -> tuple[str, TaskTemplate]:
         """Return the revision a new task of the slot runs, and its template."""
-        revision = revision_for_slot(self.rollout, self.owner, slot)
+        revision = self.rights.revision(slot)
         template = self.templates.get(revision)
         newest = self.owner.status.revision
         return (newest, self.template) if template is None or revision == newest else (revision, template)

@@ -130,7 +130,7 @@ class Watched(_Part, frozen=True):
 
 
 class RolloutStatus(_Part, frozen=True, kw_only=True):
-    """Which revision each slot shall run. `shoal.rules.slots.revision_for_slot` reads it.
+    """Which revision each slot shall run. `shoal.rules.slots.Rights` reads it.
 
     `granted` are the slots that may run `target`; `dirty` those that did not when the rollout began, the denominator
     of the failure ratio. Any other slot is new and gets the target (the stable one while paused). `watched` are the
