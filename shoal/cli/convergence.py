@@ -65,7 +65,7 @@ def progress(service: Plain, tasks: Iterable[Plain], revision: str = "") -> Prog
     counts = at(service, "status.replicas", {})
     desired, running, updated = (counts.get(key, 0) for key in ("desired", "running", "updated"))
     current, state = at(service, "status.revision"), at(service, "status.rollout.state")
-    is_known = at(service, "status.rollout.target") == current
+    is_known = at(service, "status.rollout.target") == current and _is_taken_up(service)
     text = ", ".join(filter(None, (_text(desired, running, updated, own), batch(service) if is_known else "")))
     cause = cause_of(service, own)
     settled = _is_settled(desired, own, current)
@@ -79,6 +79,11 @@ def progress(service: Plain, tasks: Iterable[Plain], revision: str = "") -> Prog
         stage = Stage.GOING
     is_rolling = is_known and state in MOVING
     return Progress(stage, text, cause, running, desired, settled, is_rolling)
+
+
+def _is_taken_up(service: Plain) -> bool:
+    """The rollout has followed what was last asked for, such as to go on after a pause."""
+    return bool(at(service, "status.rollout.attempt", 0) == at(service, "status.attempt.number", 0))
 
 
 def _job_progress(service: Plain, tasks: list[Plain]) -> Progress:

@@ -79,6 +79,12 @@ def test_a_rollout_under_way_is_waited_for_however_long_it_takes() -> None:
         assert watch.judge(obj, [failed], moment, NOW).stage is Stage.GOING
 
 
+def test_a_pause_that_was_ended_just_now_is_no_failure() -> None:
+    obj = service("paused", attempt=1)
+    obj["status"]["attempt"] = {"number": 2}
+    assert Watch("r2").judge(obj, [], 0.0, NOW).stage is Stage.GOING
+
+
 @pytest.mark.parametrize(
     ("asked", "state", "stage"),
     [
