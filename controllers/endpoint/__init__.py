@@ -14,7 +14,7 @@ from typing import Any
 
 from controllers.endpoint.addresses import AddressView
 from controllers.endpoint.attachments import NUMBER_PREFIX, AttachmentView, NumberView, Site, address_key, number_in
-from controllers.endpoint.backends import AppliedView, BackendView, is_waiting
+from controllers.endpoint.backends import AppliedView, BackendView
 from controllers.endpoint.ledger import Pool, Waiting
 from controllers.endpoint.plan import NodeView, View, plan
 from controllers.endpoint.ports import (
@@ -44,6 +44,7 @@ from shoal.api.states import NodeState, Protocol, PublishMode
 from shoal.api.template import Port
 from shoal.machinery.cache import Cache, Fold, Index
 from shoal.machinery.controller import Controller
+from shoal.rules.following import is_waiting
 from shoal.rules.networks import INGRESS_LABEL
 
 AT_ONCE = 500
