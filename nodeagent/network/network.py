@@ -26,7 +26,7 @@ from nodeagent.network.docker_networks import OURS, DockerNetwork, abandoned, wa
 from nodeagent.network.overlay import Overlay, changes, overlays
 from nodeagent.ports import ContainerNetwork, NetworkEndpoint
 from shoal.api.errors import EngineError
-from shoal.api.objects import Attachment, Backend, ClusterSpec, Network, ServiceEndpoint, Task
+from shoal.api.objects import Attachment, Backend, ClusterSpec, Network, Object, ServiceEndpoint, Task
 from shoal.api.states import Protocol
 from shoal.rules.addresses import without_mask
 from shoal.rules.networks import is_on_bridge, is_on_host
@@ -84,8 +84,8 @@ class NodeNetwork:
         """The last picture in force, kept while rules are written anew; None = this process has made none yet."""
         self._stale_flows: set[IPv4Address] = set()
         """Addresses that serve no more, whose tracked flows have yet to be forgotten."""
-        self._in_force: _Told | None = None
-        """What was told that the last pass brought into force; None = it did not come to its end."""
+        self._in_force: Mapping[str, Object] | None = None
+        """The assignments' objects that the last pass brought into force; None = it did not come to its end."""
         self._checked_at = float("-inf")
         self._changed = anyio.Event()
         self._lock = anyio.Lock()
@@ -119,10 +119,10 @@ class NodeNetwork:
             return  # nothing is known: what is in force stays
         async with self._lock:
             self._forget_what_is_old()
-            told = _Told.by(assignments)
-            if self._is_in_force(told):
+            if self._is_in_force(assignments):
                 return
             self._in_force = None
+            told = _Told.by(assignments)
             found = wanted(told.networks, told.attachments, self._node_uid)
             await self._ensure_bridges({network.uid: network for network in found})
             interfaces = _interfaces()
@@ -130,7 +130,7 @@ class NodeNetwork:
             await self._ensure_tunnels(here, told)
             await self._ensure_rules(self._desired(here, told))
             self._announce(here)
-            self._in_force = told
+            self._in_force = assignments.objects
 
     async def cleanup(self) -> None:
         async with self._lock:
@@ -142,10 +142,10 @@ class NodeNetwork:
             self._is_engine_asked, self._in_force = False, None
             self._checked_at = anyio.current_time()
 
-    def _is_in_force(self, told: _Told) -> bool:
-        """Nothing of the network changed since the last pass, and that has left nothing undone."""
+    def _is_in_force(self, assignments: Assignments) -> bool:
+        """Nothing was said since the last pass, and that has left nothing undone."""
         is_whole = self._is_engine_asked and not self._troubles and not self._stale_flows
-        return is_whole and self._in_force == told
+        return is_whole and self._in_force is assignments.objects
 
     def _announce(self, here: Iterable[DockerNetwork]) -> None:
         self._ready = {network.uid: network for network in here if network.uid not in self._troubles}

@@ -2,7 +2,6 @@
 
 from shoal.machinery.factories import (
     at_revision,
-    changed,
     make_cluster,
     make_network,
     make_node,
@@ -24,7 +23,6 @@ __all__ = [
     "FakeAgent",
     "World",
     "at_revision",
-    "changed",
     "make_cluster",
     "make_network",
     "make_node",

@@ -371,3 +371,21 @@ async def test_every_change_of_a_job_is_a_new_iteration(api: Api) -> None:
     status, error = await api.put("services/web", web(mode="replicated"))
     assert (status, error["faults"][0]["path"]) == (422, "spec.mode")
     assert "lastExecution" not in (await api.post("services", {**web(), "metadata": {"name": "other"}}))[1]["status"]
+
+
+async def test_a_node_attaches_a_plain_container_of_its_own_and_takes_it_off_again(api: Api) -> None:
+    node = make_node("n1", address="192.168.7.1")
+    await api.seed(make_cluster(), node)
+    assert (await api.post("networks", {"metadata": {"name": "front"}, "spec": {"attachable": True}}))[0] == 201
+    path = f"nodes/{node.metadata.uid}/containers/{'c' * 64}"
+    status, made = await api.post(path, {"network": "front", "names": ["shell"]})
+    assert (status, made["spec"]["address"], made["spec"]["names"]) == (201, "10.0.1.2/24", ["shell"])
+    assert (await api.post(path, {"network": "front"}))[0] == 200
+    _, network = await api.get("networks/front")
+    assert network["status"]["addresses"] == {"total": 253, "used": 1, "free": 252}
+    assert (await api.delete("networks/front"))[0] == 422
+    assert (await api.delete(f"{path}?network=front"))[0] == 200
+    assert (await api.delete(f"{path}?network=front"))[0] == 404
+    assert (await api.delete("networks/front"))[0] == 200
+    left = {item.key.split("/")[2] for item in (await api.store.list("/shoal/")).items}
+    assert left == {"cluster", "nodes", "networks"}, "only the ingress network that was there before"
