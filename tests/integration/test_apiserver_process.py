@@ -17,7 +17,9 @@ import anyio
 import pytest
 from anyio import to_thread
 
+from shoal.api import codec, keys
 from shoal.machinery.etcd import EtcdStore, Tls
+from shoal.machinery.factories import make_network
 from shoal.machinery.store import Put, Txn
 from tests.support import eventually
 from tests.support.certificates import make_tls_files
@@ -37,6 +39,13 @@ WEB = {
 def etcd() -> Iterator[EtcdProcess]:
     with running_etcd() as found:
         yield found
+
+
+async def begin(url: str, tls: Tls | None = None) -> None:
+    """Write what services with published ports need from the beginning."""
+    store, ingress = EtcdStore([url], tls), make_network("ingress")
+    await store.commit(Txn((), (Put(keys.key_of(ingress), codec.encode(ingress)),)))
+    await store.close()
 
 
 @contextmanager
@@ -91,6 +100,7 @@ async def ready(directory: Path, name: str = "api") -> None:
 
 async def test_what_was_written_survives_kill_9_and_sigterm_ends_in_order(tmp_path: Path, etcd: EtcdProcess) -> None:
     status_socket = tmp_path / "status.sock"
+    await begin(etcd.url)
     with process(tmp_path, etcd.url) as first:
         await ready(tmp_path)
         assert stat.S_IMODE((tmp_path / "api.sock").stat().st_mode) == 0o660
@@ -129,7 +139,9 @@ async def test_an_etcd_of_ones_own_will_do_with_its_own_certificates_and_others_
     tls = make_tls_files(tmp_path)
     options = ("--etcd-ca", str(tls.ca), "--etcd-cert", str(tls.client_cert), "--etcd-key", str(tls.client_key))
     with running_etcd(tls) as etcd:
-        store = EtcdStore([etcd.url], Tls(tls.ca, tls.client_cert, tls.client_key))
+        with_tls = Tls(tls.ca, tls.client_cert, tls.client_key)
+        await begin(etcd.url, with_tls)
+        store = EtcdStore([etcd.url], with_tls)
         await store.commit(Txn((), (Put("/registry/pods/x", b"of others"),)))
         hands = ("rollout", "replication")
         with ExitStack() as running:
@@ -150,6 +162,7 @@ async def test_an_etcd_of_ones_own_will_do_with_its_own_certificates_and_others_
 
 
 async def test_two_servers_never_give_one_port_twice(tmp_path: Path, etcd: EtcdProcess) -> None:
+    await begin(etcd.url)
     with process(tmp_path, etcd.url, name="a"), process(tmp_path, etcd.url, name="b"):
         await ready(tmp_path, "a")
         await ready(tmp_path, "b")
@@ -168,6 +181,7 @@ async def test_two_servers_never_give_one_port_twice(tmp_path: Path, etcd: EtcdP
 
 async def test_an_outage_of_etcd_is_answered_not_hung_and_heals(tmp_path: Path) -> None:
     with running_etcd() as etcd, process(tmp_path, etcd.url):
+        await begin(etcd.url)
         await ready(tmp_path)
         await call(tmp_path, "POST", "/shoal/v1/services", WEB)
         etcd.kill()
