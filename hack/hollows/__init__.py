@@ -1,0 +1,1 @@
+"""Hollow nodes: real agents over mutual TLS on engines in memory, many in a process. See docs/hollow.md."""
