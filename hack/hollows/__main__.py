@@ -1,4 +1,4 @@
-"""Runs hollow nodes until Ctrl-C: `hack/hollow 1000` in a private swarm, `hack/hollow 50 --join TOKEN HOST:2377` elsewhere."""
+"""Runs hollow nodes until Ctrl-C: `hack/hollow 1000`, or `hack/hollow 50 --join TOKEN HOST:2377` in a real swarm."""
 
 from __future__ import annotations
 

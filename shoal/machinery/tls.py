@@ -6,6 +6,7 @@ the way. A worker's certificate is no server's: it cannot pose as a manager.
 
 from __future__ import annotations
 
+import asyncio.sslproto
 import os
 import ssl
 from pathlib import Path
@@ -14,6 +15,12 @@ from typing import Final
 from shoal.machinery.pki import Pair
 
 SERVER_NAME: Final = "swarm-manager"
+
+READ_BYTES: Final = 16 << 10
+"""What a connection reads at once: the most that one TLS record holds. asyncio keeps a buffer of this size for each
+connection, 256 KiB unless told otherwise; with two connections of a thousand agents that would be half a gigabyte."""
+
+asyncio.sslproto.SSLProtocol.max_size = READ_BYTES
 
 
 def server_context(authority: bytes) -> ssl.SSLContext:
