@@ -84,7 +84,7 @@ class Agents:
         await self._mirror.fresh()
         self._node(node)
         is_local = request.transport is None or request.transport.get_extra_info("sslcontext") is None
-        return await stream(request, self._messages(node, is_local))
+        return await stream(request, self._messages(node, is_local), lambda: self._presences.beat(node))
 
     async def _messages(self, node: str, is_local: bool) -> AsyncGenerator[bytes, None]:
         """Yield hello, one complete set, then what changes, with requests in between, until the node is removed."""

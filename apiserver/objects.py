@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing, suppress
 from typing import Any, Final
 
 import anyio
@@ -368,13 +368,18 @@ def json_response(body: bytes, status: int = 200) -> web.Response:
     return web.Response(body=body, status=status, content_type="application/json")
 
 
-async def stream(request: web.Request, lines: AsyncGenerator[bytes, None]) -> web.StreamResponse:
-    """Send lines until they end or the client goes; one that stops reading is cut off."""
+async def stream(
+    request: web.Request, lines: AsyncGenerator[bytes, None], heard: Callable[[], None] = lambda: None
+) -> web.StreamResponse:
+    """Send lines until they end or the client goes; one that stops reading is cut off.
+
+    `heard` is called for each sign of life that comes as part of the request's body.
+    """
     response = web.StreamResponse(headers={"Content-Type": "application/json-lines", "Cache-Control": "no-store"})
     await response.prepare(request)
     is_stuck = False
     async with anyio.create_task_group() as tasks, aclosing(lines):
-        tasks.start_soon(_end_with, request, tasks.cancel_scope)
+        tasks.start_soon(_end_with, request, tasks.cancel_scope, heard)
         try:
             async for line in lines:
                 is_stuck = bool(line) and not await _sent(response, line)
@@ -398,8 +403,11 @@ async def _sent(response: web.StreamResponse, line: bytes) -> bool:
     return False
 
 
-async def _end_with(request: web.Request, scope: anyio.CancelScope) -> None:
-    """Cancel once the client is gone: a quiet stream would never notice."""
+async def _end_with(request: web.Request, scope: anyio.CancelScope, heard: Callable[[], None]) -> None:
+    """Cancel once the client is gone: a quiet stream would never notice. One that goes on sending ends by itself."""
+    with suppress(ConnectionError):
+        async for _ in request.content.iter_any():
+            heard()
     while request.transport is not None and not request.transport.is_closing():  # noqa: ASYNC110  aiohttp has no event
         await anyio.sleep(GONE_S)
     scope.cancel()

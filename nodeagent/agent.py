@@ -23,7 +23,7 @@ from anyio.abc import TaskGroup
 from nodeagent import memory
 from nodeagent.answers import Answers
 from nodeagent.assignments import Assignments
-from nodeagent.client import ApiClient, Message
+from nodeagent.client import ApiClient, Message, period_of
 from nodeagent.engine.contract import Engine
 from nodeagent.mounts.files import TaskFiles
 from nodeagent.ports import NetworkPort
@@ -142,6 +142,7 @@ class Agent:
         match message.type:
             case "hello":
                 self._greet(message.managers, message.incarnation)
+                self._reporter.expect(period_of(message.heartbeat_period))
             case "complete":
                 self._take_complete(message)
             case "update":

@@ -6,11 +6,12 @@ Any API server will do; one that does not answer is passed over for the next.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
 from typing import Any, Final, Self
 
 import aiohttp
+import anyio
 import msgspec
 
 from nodeagent.tls import NodeTls
@@ -43,10 +44,15 @@ class Receipt(msgspec.Struct, frozen=True, rename="camel"):
     refused: dict[str, str] = {}
 
     def period_s(self) -> float | None:
-        return Duration.parse(self.heartbeat_period).seconds if self.heartbeat_period else None
+        return period_of(self.heartbeat_period)
 
 
-class Message(msgspec.Struct, frozen=True):
+def period_of(text: str) -> float | None:
+    """Return a heartbeat period in seconds; None where none was said."""
+    return Duration.parse(text).seconds if text else None
+
+
+class Message(msgspec.Struct, frozen=True, rename="camel"):
     """One line of the stream; `nodeagent.reading` reads the objects in it."""
 
     type: str = ""
@@ -56,6 +62,7 @@ class Message(msgspec.Struct, frozen=True):
     delete: tuple[str, ...] = ()
     managers: tuple[str, ...] = ()
     incarnation: str = ""
+    heartbeat_period: str = ""
     id: str = ""
     method: str = ""
     params: dict[str, Any] = {}
@@ -76,6 +83,7 @@ class ApiClient:
         self._urls, self._node_uid, self._tls = list(urls), node_uid, tls
         self._at = 0
         self._sessions: dict[str, aiohttp.ClientSession] = {}
+        self._beats: anyio.Event | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -90,8 +98,35 @@ class ApiClient:
     async def assignments(self) -> AsyncIterator[AsyncIterator[Message]]:
         """Open the stream. UnavailableError, also from the stream itself, when the server is gone or silent."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=SILENCE_S)
-        async with self._call("GET", "/assignments?watch=1", timeout=timeout) as response:
-            yield self._messages(response)
+        self._beats = anyio.Event()
+        try:
+            async with AsyncExitStack() as stack:
+                call = self._call("GET", "/assignments?watch=1", timeout=timeout, data=self._beating())
+                with anyio.fail_after(SILENCE_S):  # aiohttp's own limit begins only with the answer
+                    response = await stack.enter_async_context(call)
+                yield self._messages(response)
+        except TimeoutError as error:
+            raise UnavailableError(f"the API server was silent for {SILENCE_S:g} s") from error
+        finally:
+            last, self._beats = self._beats, None
+            last.set()
+
+    async def _beating(self) -> AsyncIterator[bytes]:
+        """The body of the request for assignments: an empty line for each beat, as long as the stream is open.
+
+        The first goes at once, since the head of a request is not sent before its body begins.
+        """
+        while self._beats is not None:
+            yield b"\n"
+            await self._beats.wait()
+            self._beats = anyio.Event() if self._beats is not None else None
+
+    def beat(self) -> bool:
+        """Give a sign of life down the open stream, which is a fiftieth of a report's work; False if none is open."""
+        if self._beats is None:
+            return False
+        self._beats.set()
+        return True
 
     async def report(self, report: Report) -> Receipt:
         body = msgspec.json.encode(report, enc_hook=codec.enc_hook)

@@ -46,6 +46,9 @@ log = structlog.get_logger()
 class Sink(Protocol):
     async def report(self, report: Report) -> Receipt: ...
 
+    def beat(self) -> bool:
+        """Give a sign of life the cheap way; False where there is none, and an empty report must do."""
+
 
 class Reporter:
     def __init__(self, sink: Sink, clock: Clock, address: str = "") -> None:
@@ -98,6 +101,10 @@ class Reporter:
         self._unsent |= {"description"} if self._description is not None else set()
         self._news.set()
 
+    def expect(self, period_s: float | None) -> None:
+        """Take the heartbeat period that the server says, None if it says none."""
+        self._period_s = period_s or self._period_s
+
     def forget(self, name: str) -> None:
         """A task left the assignments."""
         self._said.pop(name, None)
@@ -112,6 +119,9 @@ class Reporter:
             if not (retry_s or self._pending or self._unsent):
                 await wait(self._clock, self._news, self._period_s / BEATS_PER_PERIOD)
             self._news = anyio.Event()
+            if self._sink.beat() and not (retry_s or self._pending or self._unsent):
+                pause_s = 0.0
+                continue
             try:
                 await self._send()
                 retry_s, pause_s = 0.0, self._gap_s()
@@ -137,7 +147,7 @@ class Reporter:
         except BaseException:
             self._unsent |= unsent
             raise
-        self._period_s = receipt.period_s() or self._period_s
+        self.expect(receipt.period_s())
         for name, sent in tasks.items():
             if self._pending.get(name) is sent:
                 del self._pending[name]

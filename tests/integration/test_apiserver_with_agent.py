@@ -16,6 +16,7 @@ from nodeagent.engine.fake import FakeEngine
 from nodeagent.tls import NodeTls
 from shoal.api import objects as o
 from shoal.api.states import DesiredState, Role, TaskState
+from shoal.api.units import Duration
 from shoal.machinery import managers
 from shoal.machinery.clock import SystemClock
 from shoal.machinery.factories import make_cluster, make_network, make_node, make_service, make_task
@@ -131,3 +132,22 @@ async def test_a_worker_finds_managers_that_it_was_told_of_later_also_after_a_re
                 await eventually(is_stored)
         async with worker(second, f"https://{first.remote}", tmp_path / "worker") as agent:
             await reached(agent)
+
+
+async def test_a_beat_down_the_stream_is_heard_without_a_report(api: Api) -> None:
+    cluster = make_cluster()
+    spec = msgspec.structs.replace(cluster.spec, heartbeat_period=Duration.parse("1s"))
+    await api.seed(msgspec.structs.replace(cluster, spec=spec))
+
+    async def is_heard(*, wanted: bool) -> bool:
+        presence = api.server.presences.now()
+        return NODE.metadata.uid in (presence.heard if wanted else presence.silent)
+
+    async with ApiClient([f"unix://{api.socket}"], NODE.metadata.uid) as client:
+        assert not client.beat(), "there is no stream yet"
+        async with client.assignments() as messages:
+            await anext(messages)
+            await eventually(lambda: is_heard(wanted=False))
+            assert client.beat()
+            await eventually(lambda: is_heard(wanted=True))
+        assert not client.beat()

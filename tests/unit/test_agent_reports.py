@@ -34,6 +34,8 @@ class Server:
     def __init__(self) -> None:
         self.reports: list[Report] = []
         self.is_up = True
+        self.has_stream = False
+        self.beats = 0
         self.gate = anyio.Event()
         self.gate.set()
 
@@ -43,6 +45,10 @@ class Server:
         self.reports.append(report)
         await self.gate.wait()
         return Receipt("5s")
+
+    def beat(self) -> bool:
+        self.beats += self.has_stream
+        return self.has_stream
 
     def told(self) -> list[tuple[str, TaskState]]:
         return [(name.split(".")[1], status.state) for one in self.reports for name, status in one.tasks.items()]
@@ -68,6 +74,16 @@ async def test_an_idle_agent_beats_five_times_a_period() -> None:
     await desk.pass_time(10)
     assert len(desk.server.reports) == 10
     assert all(not report.tasks for report in desk.server.reports)
+
+
+@pytest.mark.anyio
+async def test_while_its_stream_is_open_an_idle_agent_beats_there_and_reports_nothing() -> None:
+    desk = Desk()
+    desk.server.has_stream = True
+    desk.reporter.status(task_for(), TaskStatus(S.RUNNING))
+    await desk.pass_time(10)
+    assert len(desk.server.reports) == 1
+    assert desk.server.beats == 11, "with its report, and five times a period"
 
 
 @pytest.mark.anyio
