@@ -26,12 +26,16 @@ from shoal.api.errors import Fault, InvalidError, NotFoundError
 from shoal.api.meta import Meta, Owner
 from shoal.api.states import Role
 from shoal.machinery.cache import Change
+from shoal.machinery.clock import Clock
 from shoal.machinery.controller import Action, Replace
 from shoal.machinery.events import Recorder
 from shoal.machinery.writer import Writer
 
 BOOKMARK_S: Final = 5.0
 """Seconds of silence after which an agent is told how far the managers are."""
+
+PAUSE_S_PER_STREAM: Final = 0.001
+"""Seconds that news which can wait are gathered for, for each open stream: so at most a thousand messages a second."""
 
 log = structlog.get_logger()
 
@@ -68,14 +72,18 @@ class Agents:
         requests: Requests,
         recorder: Recorder,
         vault: Vault,
+        clock: Clock,
         bookmark_s: float = BOOKMARK_S,
     ) -> None:
+        self._clock = clock
         self._mirror, self._writer, self._writes, self._presences = mirror, writer, writes, presences
         self._requests, self._recorder, self._vault, self._bookmark_s = requests, recorder, vault, bookmark_s
         self._pictures = Pictures()
         self._streams: dict[Picture, Outbox] = {}
         self._managers: tuple[str, ...] = ()
         """Where API servers answer other hosts."""
+        self._soon: set[Picture] = set()
+        self._to_tell_soon = anyio.Event()
         self._epoch = 0
         """Counts the stores this server has seen: a restored one is another."""
 
@@ -176,8 +184,22 @@ class Agents:
         if is_new or any(_is_manager(change.old) or _is_manager(change.new) for change in changes):
             nodes = self._mirror.cache.all(o.Node).values()
             self._managers = tuple(sorted(node.status.api for node in nodes if _is_manager(node) and node.status.api))
-        for picture in self._pictures.offer(changes):
+        now, soon = self._pictures.offer(changes)
+        for picture in now:
             self._streams[picture].woken.set()
+        if soon:
+            self._soon |= soon
+            self._to_tell_soon.set()
+
+    async def run(self) -> None:
+        """Wake the streams that can wait a little, for ever."""
+        while True:
+            await self._to_tell_soon.wait()
+            await self._clock.sleep(PAUSE_S_PER_STREAM * len(self._streams))
+            self._to_tell_soon = anyio.Event()
+            soon, self._soon = self._soon, set()
+            for picture in soon & self._streams.keys():
+                self._streams[picture].woken.set()
 
     def _cluster(self) -> o.Cluster:
         return self._mirror.cache.get(o.Cluster, keys.CLUSTER) or _NO_CLUSTER

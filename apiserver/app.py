@@ -75,8 +75,9 @@ class Server:
         self.recorder = Recorder(store, API, clock)
         self.presences = Presences(fresh_uid(), store, clock, lambda: self.agents.period_s())
         self.agents = Agents(
-            self.mirror, self.writer, self.writes, self.presences, self.requests, self.recorder, self.vault, bookmark_s
-        )
+            self.mirror, self.writer, self.writes, self.presences, self.requests, self.recorder, self.vault, clock,
+            bookmark_s,
+        )  # fmt: skip
         self.logs = Logs(self.mirror, self.hub, self.requests)
         self.metrics = Metrics(self.mirror, self.hub, registry)
         self.mirror.listeners += [self.objects.changed, self.presences.changed, self.agents.changed]
@@ -93,6 +94,7 @@ class Server:
             tasks.start_soon(self.informer.run)
             tasks.start_soon(self.presences.run)
             tasks.start_soon(self.recorder.run)
+            tasks.start_soon(self.agents.run)
             tasks.start_soon(self.joined.run, self.clock, self.hub.is_watched, self.objects.tell_joined)
 
 

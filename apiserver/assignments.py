@@ -233,6 +233,10 @@ def _version(cache: Cache, key: str) -> int:
     return obj.metadata.resource_version if obj is not None else 0
 
 
+def _is_at(change: Change, node_uid: str) -> bool:
+    return any(isinstance(obj, o.Attachment) and obj.spec.node.uid == node_uid for obj in (change.old, change.new))
+
+
 def _is_published(obj: o.Object | None) -> bool:
     return isinstance(obj, o.ServiceEndpoint) and bool(obj.spec.ports)
 
@@ -264,14 +268,19 @@ class Pictures:
     def nodes(self) -> set[str]:
         return set(self._by_node)
 
-    def offer(self, changes: Sequence[Change]) -> list[Picture]:
-        """Hand changes to the pictures they may concern; return those that now have something to tell."""
-        touched: dict[int, Picture] = {}
+    def offer(self, changes: Sequence[Change]) -> tuple[set[Picture], set[Picture]]:
+        """Hand changes to the pictures they may concern; return who has something to tell at once, and who soon.
+
+        Another node's attachment can wait a little: when many nodes come at once each is told of many in one message.
+        What it is needed for makes the message go at once, and takes it along.
+        """
+        now: set[Picture] = set()
+        soon: set[Picture] = set()
         for change in changes:
             for picture in self._concerned(change):
                 picture.offer(change)
-                touched[id(picture)] = picture
-        return list(touched.values())
+                (soon if change.kind is o.Attachment and not _is_at(change, picture.node_uid) else now).add(picture)
+        return now, soon - now
 
     def _concerned(self, change: Change) -> list[Picture]:
         kind = change.kind

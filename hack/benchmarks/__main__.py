@@ -1,4 +1,4 @@
-"""Runs benchmarks and prints their figures: `hack/bench [replicas | placements | idle | names | power]… [options]`."""
+"""Runs benchmarks and prints their figures: `hack/bench [replicas | placements | idle | names | power | hollow]…`."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from hack.benchmarks import idle, names, placements, power, replicas
+from hack.benchmarks import hollow, idle, names, placements, power, replicas
 from hack.benchmarks.figures import Report, table
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="hack/bench", description=__doc__)
-    known = ["replicas", "placements", "idle", "names", "power"]
+    known = ["replicas", "placements", "idle", "names", "power", "hollow"]
     parser.add_argument("what", nargs="*", choices=[*known, []], help="all, if none is named")
     parser.add_argument("--rounds", type=int, default=5, help="of replicas and names, with their peers', and of power")
-    parser.add_argument("--sizes", default="1000,3000,10000", help="of placements: numbers of tasks")
+    parser.add_argument("--sizes", default="1000,3000,10000", help="of placements and hollow: numbers of tasks")
+    parser.add_argument("--nodes", type=int, default=1000, help="of hollow (default 1000)")
     parser.add_argument("--seconds", type=float, default=60.0, help="of idling")
     given = parser.parse_args(arguments)
     sizes = [int(size) for size in given.sizes.split(",")]
@@ -27,6 +28,7 @@ def main(arguments: list[str]) -> int:
         "idle": lambda: idle.run(seconds=given.seconds),
         "names": lambda: names.run(rounds=given.rounds),
         "power": lambda: power.run(rounds=given.rounds),
+        "hollow": lambda: hollow.run(given.nodes, sizes),
     }
     reports = []
     for name in given.what or benchmarks:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from hack.benchmarks import kernel
 from hack.benchmarks.engine import Engine
 from hack.benchmarks.http import Client
+from hack.waiting import until
 from tests.support.lab import Host, Lab, remove_folder
 
 IMAGE = "shoal/hello:1"
@@ -67,14 +67,6 @@ def place_of(host: Host) -> Place:
     """A host's sockets, reached through the root folder of its first process."""
     root = f"/proc/{host.init_pid}/root"
     return Place(host, Engine(f"{root}/run/docker.sock"), Client(f"{root}/run/shoal/api.sock"))
-
-
-def until(holds: Callable[[], bool], within_s: float = 120.0, every_s: float = 0.02) -> None:
-    """Wait for a condition; AssertionError if it does not come."""
-    deadline = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < deadline, f"waited {within_s} s in vain"
-        time.sleep(every_s)
 
 
 @contextmanager

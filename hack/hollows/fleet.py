@@ -41,11 +41,12 @@ GOODBYE_S: Final = 20.0
 """Seconds that all nodes of a process have to leave the cluster."""
 
 _TASK: Final = b'{"kind":"Task"'
+_ASSIGNED: Final = b'"state":"assigned"'
 
 CONNECTED = Gauge("hollow_nodes_connected", "Agents whose assignments stream is open and complete.")
 MESSAGES = Counter("hollow_messages", "Messages that came down the streams.", ["type"])
 BYTES = Counter("hollow_object_bytes", "Bytes of the objects in them.", ["type"])
-TASKS = Counter("hollow_tasks_received", "Tasks in them, each as often as it came.")
+TASKS = Counter("hollow_tasks_delivered", "Tasks that an agent was told of for the first time: assigned, not begun.")
 LAST_TASK = Gauge("hollow_last_task_seconds", "When the last of those came, by the machine's monotonic clock.")
 
 
@@ -75,7 +76,7 @@ def _count(message: Message) -> None:
     MESSAGES.labels(message.type).inc()
     objects = [memoryview(raw) for raw in (*message.objects, *message.put)]
     BYTES.labels(message.type).inc(sum(map(len, objects)))
-    tasks = sum(raw[: len(_TASK)] == _TASK for raw in objects)
+    tasks = sum(raw[: len(_TASK)] == _TASK and _ASSIGNED in bytes(raw) for raw in objects)
     if tasks:
         TASKS.inc(tasks)
         LAST_TASK.set(time.monotonic())

@@ -49,11 +49,11 @@ class Stage:
         assert obj is not None, f"{key} was told of and is not there"
         return obj.metadata.resource_version
 
-    def write(self, obj: o.Object, *, remove: bool = False) -> list[Picture]:
+    def write(self, obj: o.Object, *, remove: bool = False) -> tuple[set[Picture], set[Picture]]:
         self.cache.revision += 1
         new = None if remove else with_meta(obj, resource_version=self.cache.revision)
         change = self.cache.set(keys.key_of(obj), new)
-        return self.pictures.offer([change]) if change is not None else []
+        return self.pictures.offer([change]) if change is not None else (set(), set())
 
     def flush(self) -> None:
         for uid, picture in self.picture.items():
@@ -65,6 +65,10 @@ class Stage:
 
     def whole(self, uid: str) -> dict[str, int]:
         return {key: self.version(key) for key in wanted(self.cache, uid, networks_of(self.cache, uid))}
+
+
+def uids(pictures: set[Picture]) -> set[str]:
+    return {picture.node_uid for picture in pictures}
 
 
 def task_of(service: int, slot: int, node: int, state: int, network: int | None) -> o.Task:
@@ -134,10 +138,21 @@ def test_increments_add_up_to_the_whole_whatever_changes_and_whenever_it_is_told
 def test_a_task_wakes_the_nodes_it_was_and_is_on_and_no_other() -> None:
     stage = Stage()
     task = task_of(0, 1, 0, 0, None)
-    assert [picture.node_uid for picture in stage.write(task)] == [NODES[0].metadata.uid]
+    assert uids(stage.write(task)[0]) == {NODES[0].metadata.uid}
     stage.flush()
     moved = msgspec.structs.replace(task, spec=msgspec.structs.replace(task.spec, node=ref_of(NODES[1])))
-    assert {picture.node_uid for picture in stage.write(moved)} == {node.metadata.uid for node in NODES}
+    assert uids(stage.write(moved)[0]) == {node.metadata.uid for node in NODES}
+
+
+def test_another_nodes_attachment_can_wait_until_there_is_more_to_say() -> None:
+    stage = Stage()
+    here, there = (node.metadata.uid for node in NODES)
+    attachment = o.Attachment(
+        metadata=Meta(name="a", uid=derived_uid("a")),
+        spec=o.AttachmentSpec(ref_of(NETWORKS[0]), ref_of(NODES[0])),
+    )
+    now, soon = stage.write(attachment)
+    assert (uids(now), uids(soon)) == ({here}, {there})
 
 
 def test_what_a_task_needs_comes_before_it() -> None:
