@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,6 +95,9 @@ def measure(nodes: int, sizes: Sequence[int], rest_s: float = REST_S) -> Found:
         with crowd(nodes, swarm.token, swarm.remote, leaving=False) as agents:
             agents.wait(within_s=600)
             joined_s = time.monotonic() - begun
+            until(
+                lambda: _states(swarm) == {"ready": nodes, "down": 1}, what="all nodes but the manager's own to be up"
+            )
             _settle(agents)
             return anyio.run(_measure, swarm, agents, joined_s, sizes, rest_s)
 
@@ -167,10 +171,12 @@ def _bring_back(swarm: Swarm, agents: Crowd, found: Found) -> None:
     until(lambda: agents.told()["messages.complete"] >= completes + agents.count and not agents.trouble(), 120.0)
     found.back_s = time.monotonic() - begun
     time.sleep(SETTLED_S)
-    found.down = sum(
-        node["status"]["state"] == "down" and node["spec"]["role"] == "worker"
-        for node in swarm.api.call("GET", "/shoal/v1/nodes")["items"]
-    )
+    found.down = _states(swarm)["down"] - 1
+
+
+def _states(swarm: Swarm) -> Counter[str]:
+    """Count the nodes in each state; the manager's own is down, since it has no agent."""
+    return Counter(node["status"]["state"] for node in swarm.api.call("GET", "/shoal/v1/nodes")["items"])
 
 
 def _settle(agents: Crowd) -> None:
