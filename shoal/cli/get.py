@@ -51,6 +51,8 @@ def get(
     kinds = list(dict.fromkeys(kind for kind, _ in found))
     if watch and (len(kinds) > 1 or output == "name"):
         raise InvalidError("-w watches one kind, as a table, json or yaml")
+    if any(name for _, name in found) and (labels or fields or service) and not watch:
+        raise InvalidError("a name says which one: give names, or -l, --fields and --service, not both")
     if service:
         fields = ",".join(filter(None, [fields, f"{_SERVICE_FIELD.get(kinds[0].KIND, 'spec.service.name')}={service}"]))
     shown = Shown(output or "", sort_by, no_headers)

@@ -6,7 +6,7 @@ Limits reserve nothing; only reservations count. Source: swarm semantics 4.5.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from shoal.api.objects import NodeDescription
@@ -65,8 +65,10 @@ def capacity_of(description: NodeDescription) -> Amounts:
     return Amounts(int(description.cpus), int(description.memory), _counted(description.generic))
 
 
-def is_offered(given: Iterable[GenericResource], description: NodeDescription) -> bool:
+def is_offered(given: Sequence[GenericResource], description: NodeDescription) -> bool:
     """Say whether a node still has what was given to a task: each named one, and kinds that are counted."""
+    if not given:
+        return True
     offered = {(one.kind, one.value) for one in description.generic}
     return all((one.kind, one.value) in offered for one in given)
 

@@ -55,6 +55,7 @@ def test_help_lists_every_command_and_imports_none_of_them() -> None:
         pytest.param(["up", "--api-port", "99999"], 2, "99999 is not in the range", id="port"),
         pytest.param(["up", "etcd", "--name", "a"], 2, "give one of both", id="process-and-option"),
         pytest.param(["up", "etcd", "--run-dir", "/no/such"], 1, "start it with `shoal up`", id="no-daemon"),
+        pytest.param(["get", "svc", "a", "-l", "b=c"], 2, "a name says which one", id="name-and-selector"),
         pytest.param(["get"], 2, "Missing argument", id="missing-argument"),
         pytest.param(["apply"], 2, "no manifest given", id="no-manifest"),
         pytest.param(["apply", "-f", "/does/not/exist"], 2, "/does/not/exist: does not exist", id="no-file"),
