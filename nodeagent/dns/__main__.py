@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Final
 
 import anyio
 import click
-import structlog
 from anyio import to_thread
 
 from nodeagent import memory
@@ -22,7 +22,8 @@ from shoal.machinery.process import Health, ProcessOptions, process_options, run
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 
-log = structlog.get_logger()
+READER_WAITS_S: Final = 0.0005
+"""Seconds at most until the thread that answers has its turn, while the event loop works on news from the agent."""
 
 
 @click.command()
@@ -51,6 +52,7 @@ def make_serve(node_uid: str, state_dir: Path, run_dir: Path) -> Callable[[Healt
         stored = await to_thread.run_sync(memory.load, state_dir / "agent")
         answers.change({key: facts_of(obj, node_uid) for key, obj in stored.objects.items()}, ())
         health.not_ready = lambda: "; ".join(server.troubles())
+        sys.setswitchinterval(READER_WAITS_S)
         async with anyio.create_task_group() as group:
             group.start_soon(server.run)
             group.start_soon(feed.serve, run_dir / feed.SOCKET, take)

@@ -98,13 +98,18 @@ class Answers:
                 if network in scope.networks:
                     memory.forget(name)
 
+    @staticmethod
+    def remembered(door: Door, asker: str, data: bytes) -> bytes | None:
+        """Return the answer to a query over UDP if it is known already. Any thread may ask."""
+        memory = door.askers.get(asker)
+        answer = memory.answers.get(data[2:]) if memory is not None else None
+        if isinstance(answer, bytes):
+            return data[:2] + answer
+        return data[:2] + answer.next() if answer is not None else None
+
     def answer(self, door: Door, asker: str, data: bytes) -> bytes | Elsewhere | None:
-        """Answer a query that came over UDP; None = with silence."""
-        memory = self._memory_of(door, asker)
-        answer: Packed | Elsewhere | None = memory.answers.get(data[2:]) if memory is not None else None
-        if answer is None:
-            answer = self._find(memory, data, 0)
-        return _whole(data, answer)
+        """Answer a query that came over UDP, and remember that; None = with silence."""
+        return _whole(data, self._find(self._memory_of(door, asker), data, 0))
 
     def answer_tcp(self, door: Door, asker: str, data: bytes) -> bytes | Elsewhere | None:
         """Answer a query that came over TCP, where there is room for all of it."""

@@ -1,8 +1,7 @@
 """Answers on the bridges' addresses, UDP and TCP, from memory; passes foreign names on.
 
-Sockets are bound whether or not the address exists yet, and survive a bridge that is made anew. They are read straight
-from the event loop, in batches: a wake-up for every query would cost more than its answer (so this module, other than
-the rest, speaks to asyncio itself).
+Sockets are bound whether or not the address exists yet, and survive a bridge that is made anew. Who speaks to sockets
+in this package speaks to asyncio itself: they have to be bound in ways that anyio does not know.
 """
 
 from __future__ import annotations
@@ -23,13 +22,11 @@ from prometheus_client import Counter
 
 from nodeagent.dns import wire
 from nodeagent.dns.answers import Answers, Door, Elsewhere, failure
+from nodeagent.dns.reader import Query, Reader, send
 from nodeagent.dns.upstream import receive_framed
 from nodeagent.dns.zone import Listener
 
 PORT: Final = 53
-
-BATCH: Final = 64
-"""Queries read in one turn of the event loop: others wait for at most a few milliseconds."""
 
 BUFFER_BYTES: Final = 1 << 20
 """Queries that wait in the kernel while we are busy; some three thousand."""
@@ -75,7 +72,8 @@ class Server:
         self._forwarded: Tally[str] = Tally()
         self._connections: Tally[str] = Tally()
         self._group: TaskGroup | None = None
-        self._changed = anyio.Event()
+        self._reader = Reader(answers.remembered, self._find)
+        self._counted = 0
 
     def troubles(self) -> list[str]:
         """Why some address cannot be listened on, in sentences."""
@@ -97,14 +95,22 @@ class Server:
         """Answer until cancelled."""
         try:
             async with anyio.create_task_group() as self._group:
+                self._group.start_soon(self._reader.run)
                 self.refresh()
                 while True:
                     await anyio.sleep(OPEN_AGAIN_S)
+                    self._count()
                     self._listen(frozenset(self._blocked))
         finally:
             self._group = None
             for listener in list(self._open):
                 self._close(listener)
+            self._reader.close()
+
+    def _count(self) -> None:
+        answered = self._reader.answered
+        _own.inc(answered - self._counted)
+        self._counted = answered
 
     def _listen(self, listeners: Iterable[Listener]) -> None:
         if self._group is None:
@@ -127,7 +133,7 @@ class Server:
         if found is None:
             udp = _bound(listener.address, self._port, socket.SOCK_DGRAM)
             found = self._open[listener] = _Open(udp)
-            asyncio.get_running_loop().add_reader(udp, self._read, udp, door)
+            self._reader.add(udp, door)
             log.info("names_listener_opened", address=listener.address, port=self._port)
         if found.tcp is None:
             found.tcp = _bound(listener.address, self._port, socket.SOCK_STREAM)
@@ -136,40 +142,32 @@ class Server:
     def _close(self, listener: Listener) -> None:
         found = self._open.pop(listener)
         found.scope.cancel()
-        asyncio.get_running_loop().remove_reader(found.udp)
+        self._reader.remove(found.udp)
         found.udp.close()
         if found.tcp is not None:
             found.tcp.close()
         log.info("names_listener_closed", address=listener.address, port=self._port)
 
-    def _read(self, sock: socket.socket, door: Door) -> None:
-        """Answer what has come in, at most a batch."""
-        answer, answered = self._answers.answer, 0
-        try:
-            for _ in range(BATCH):
-                query, asker = sock.recvfrom(wire.MOST_QUERY_BYTES + 1)
-                reply = answer(door, asker[0], query)
-                if isinstance(reply, bytes):
-                    answered += 1
-                    _send(sock, reply, asker)
-                elif reply is Elsewhere.FORWARD:
-                    self._forward(sock, query, asker)
-        except OSError:  # nothing more has come in
-            pass
-        finally:
-            _own.inc(answered)
+    def _find(self, query: Query) -> None:
+        """Answer what is not remembered."""
+        reply = self._answers.answer(query.door, query.asker[0], query.data)
+        if isinstance(reply, bytes):
+            _own.inc()
+            send(query.sock, reply, query.asker)
+        elif reply is Elsewhere.FORWARD:
+            self._forward(query)
 
-    def _forward(self, sock: socket.socket, query: bytes, asker: tuple[str, int]) -> None:
+    def _forward(self, query: Query) -> None:
         assert self._group is not None
-        if self._takes(asker[0]):
-            self._group.start_soon(self._forward_udp, sock, query, asker)
-        elif (reply := failure(query)) is not None:
-            _send(sock, reply, asker)
+        if self._takes(query.asker[0]):
+            self._group.start_soon(self._forward_udp, query)
+        elif (reply := failure(query.data)) is not None:
+            send(query.sock, reply, query.asker)
 
-    async def _forward_udp(self, sock: socket.socket, query: bytes, asker: tuple[str, int]) -> None:
-        reply = await self._ask(query, asker[0], over_tcp=False)
-        if reply is not None and sock.fileno() >= 0:
-            _send(sock, reply, asker)
+    async def _forward_udp(self, query: Query) -> None:
+        reply = await self._ask(query.data, query.asker[0], over_tcp=False)
+        if reply is not None:
+            send(query.sock, reply, query.asker)
 
     def _takes(self, asker: str) -> bool:
         """Count one more foreign name that is looked up for an asker, if there may be one more; `_ask` ends it."""
@@ -253,12 +251,6 @@ def _bound(address: str, port: int, kind: socket.SocketKind) -> socket.socket:
 
 _IP_FREEBIND: Final = 15
 """Source: linux/in.h; Python 3.11 has no name for it."""
-
-
-def _send(sock: socket.socket, reply: bytes, asker: tuple[str, int]) -> None:
-    """Send over UDP: what the kernel does not take is lost, and asked for again."""
-    with suppress(OSError):
-        sock.sendto(reply, asker)
 
 
 def _take_one(tally: Tally[str], key: str) -> None:
