@@ -4,6 +4,7 @@
     zone      all names of the node's networks, by who asks       (pure)
     wire      bytes of a query, bytes of an answer                (pure; only importer of dnslib)
     answers   query in, packed answer out, remembered             (pure)
+    reader    a thread that answers what is remembered
     upstream  everything else, asked of the host's resolvers
     server    sockets on the bridges' addresses
     feed      how the agent tells this process what it knows

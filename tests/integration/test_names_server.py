@@ -289,6 +289,17 @@ async def test_one_asker_s_connections_leave_room_for_the_others(scene: Scene) -
     assert await scene.ask("web", tcp=True) == ("NOERROR", ["10.0.1.2"])
 
 
+async def test_what_is_remembered_is_answered_while_the_event_loop_is_busy(scene: Scene) -> None:
+    for name in ("web", "tasks.web"):
+        await scene.ask(name)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:  # it blocks, and the loop with it
+        asker.settimeout(WITHIN_S)
+        asker.bind((TASK, 0))
+        for number, name in enumerate(("web", "tasks.web", "web")):
+            asker.sendto(bytes(DNSRecord(DNSHeader(id=number, rd=1), q=DNSQuestion(name)).pack()), (OURS, scene.port))
+            assert DNSRecord.parse(asker.recv(4096)).header.id == number
+
+
 async def test_garbage_is_survived(scene: Scene, seed: int) -> None:
     print(f"seed {seed}")
     chance = random.Random(seed)
