@@ -139,7 +139,7 @@ def _ours(folder: Path) -> Iterator[Peer]:
 
     async def feed() -> None:
         link = NamesLink(folder / SOCKET)
-        await link.bring(facts)
+        await link.bring({}, (), facts)
         await link.aclose()
 
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:

@@ -126,6 +126,11 @@ def stored(vip: str) -> Assignments:
 Links = Callable[[], NamesLink]
 
 
+async def bring(link: NamesLink, facts: dict[str, Facts]) -> None:
+    """Say all there is, as news and as the whole."""
+    await link.bring(facts, (), facts)
+
+
 async def test_it_answers_by_what_the_agent_stored_until_that_one_speaks(
     service: NameService, links: Links, tmp_path: Path
 ) -> None:
@@ -133,7 +138,7 @@ async def test_it_answers_by_what_the_agent_stored_until_that_one_speaks(
     service.start()
     await eventually(lambda: ask("web.front"), ["10.0.1.2"])
 
-    await links().bring(told("10.0.1.3"))
+    await bring(links(), told("10.0.1.3"))
 
     assert await ask("web.front") == ["10.0.1.3"]
     assert service.end(signal.SIGTERM) == 0
@@ -144,13 +149,13 @@ async def test_what_an_agent_has_brought_is_in_force_and_stays_when_it_goes(serv
     await eventually(service.socket.exists, True)
     link = links()
     for vip in ("10.0.1.2", "10.0.1.3"):
-        await link.bring(told(vip))
+        await bring(link, told(vip))
         assert await ask("web") == [vip]
 
     await link.aclose()
 
     assert await ask("web") == ["10.0.1.3"]
-    await links().bring({key: fact for key, fact in told("").items() if key != "web"})
+    await bring(links(), {key: fact for key, fact in told("").items() if key != "web"})
     assert await ask("web") == []
 
 
@@ -160,7 +165,7 @@ async def test_the_agent_goes_on_while_it_is_away_and_feeds_it_when_it_is_back(
     link, facts = links(), told("10.0.1.2")
 
     async def brought() -> list[str] | None:
-        await link.bring(facts)
+        await bring(link, facts)
         return await ask("web")
 
     assert await brought() is None
@@ -178,14 +183,14 @@ async def test_one_that_hangs_holds_up_nobody_for_long(service: NameService, lin
     service.start()
     await eventually(service.socket.exists, True)
     link = links()
-    await link.bring(told("10.0.1.2"))
+    await bring(link, told("10.0.1.2"))
     assert service.process is not None
     service.process.send_signal(signal.SIGSTOP)
     with anyio.fail_after(WITHIN_S):
-        await link.bring(told("10.0.1.3"))
+        await bring(link, told("10.0.1.3"))
     service.process.send_signal(signal.SIGCONT)
 
-    await link.bring(told("10.0.1.4"))
+    await bring(link, told("10.0.1.4"))
 
     await eventually(lambda: ask("web"), ["10.0.1.4"])
 
@@ -197,7 +202,7 @@ async def test_garbage_from_whoever_opens_its_socket_is_survived(service: NameSe
         async with await anyio.connect_unix(str(service.socket)) as stream:
             await stream.send(garbage)
 
-    await links().bring(told("10.0.1.2"))
+    await bring(links(), told("10.0.1.2"))
 
     assert await ask("web") == ["10.0.1.2"]
     assert oct((await service.socket.stat()).st_mode & 0o777) == "0o600"

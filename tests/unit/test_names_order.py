@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import pytest
 
@@ -38,6 +38,7 @@ class Scene:
     def __init__(self) -> None:
         self.happened: list[str] = []
         self.known: dict[str, Facts] = {}
+        self.told = 0
         self.fails = False
         self.network = NamedNetwork(self, self, "n1")
         self.objects: list[Object] = [
@@ -47,8 +48,10 @@ class Scene:
             attachment(INGRESS.metadata.uid, "10.0.0.5/24"),
         ]
 
-    async def bring(self, facts: Mapping[str, Facts]) -> None:
-        self.known = dict(facts)
+    async def bring(self, put: Mapping[str, Facts], gone: Collection[str], everything: Mapping[str, Facts]) -> None:
+        self.told += len(put) + len(gone)
+        self.known = {key: fact for key, fact in {**self.known, **put}.items() if key not in gone}
+        assert self.known == everything
         self.happened.append("names: " + " ".join(self.names()))
 
     async def prepare(self, task: Task) -> ContainerNetwork:
@@ -116,6 +119,22 @@ async def test_a_name_waits_for_rules_that_failed_at_first(scene: Scene) -> None
     scene.fails = False
 
     assert await scene.become(service("web", "10.0.1.2/24")) == ["names: ", "rules", "names: web=10.0.1.2"]
+
+
+async def test_a_name_that_waits_and_goes_is_never_told(scene: Scene) -> None:
+    scene.fails = True
+    with pytest.raises(DataplaneError):
+        await scene.become(service("web", "10.0.1.2/24"))
+    scene.fails = False
+    assert await scene.become() == ["names: ", "rules", "names: "]
+
+
+async def test_one_change_among_many_is_told_alone(scene: Scene) -> None:
+    many = [service(f"s{at}", f"10.0.1.{at}/24") for at in range(10, 200)]
+    await scene.become(*many)
+    scene.told = 0
+    await scene.become(*many[1:], service("s10", "10.0.1.9/24"))
+    assert scene.told == 2, "once without its name, and once with it"
 
 
 @pytest.mark.parametrize(
