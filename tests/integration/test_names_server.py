@@ -167,7 +167,6 @@ async def running(folder: Path) -> AsyncIterator[Scene]:
 
 @pytest.fixture
 async def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
-    monkeypatch.setattr(upstream_module, "NEXT_AFTER_S", 0.2)
     monkeypatch.setattr(upstream_module, "LOOK_EVERY_S", 0.0)
     async with running(tmp_path) as found:
         yield found
