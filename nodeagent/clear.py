@@ -95,7 +95,7 @@ async def clear(engine: Engine, node: str, run_dir: Path) -> None:
 async def clear_rules() -> None:
     """Remove our tunnels and packet rules; DataplaneError if the kernel does not let us."""
     await to_thread.run_sync(netlink.drop_tunnels)
-    await commands.apply_nft(rules.clear())
+    await commands.apply_nft(rules.clear(has_ipv6=commands.has_ipv6()))
     await commands.remove_forwarding()
 
 

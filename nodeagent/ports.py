@@ -21,6 +21,7 @@ class NetworkEndpoint(Struct, frozen=True):
     aliases: tuple[str, ...] = ()
     options: Mapping[str, str] = {}
     """The driver's, in Docker's words."""
+    ip6: str = ""
 
 
 class ContainerNetwork(Struct, frozen=True):

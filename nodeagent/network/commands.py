@@ -6,7 +6,8 @@ import os
 import re
 import subprocess
 from collections.abc import Sequence
-from ipaddress import IPv4Address
+from glob import glob
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 import anyio
@@ -36,7 +37,7 @@ async def apply_nft(script: str) -> None:
     await run(("nft", "-f", "-"), script)
 
 
-async def ensure_forwarding() -> None:
+async def ensure_forwarding(*, has_ipv6: bool) -> None:
     """Let published connections into our bridges past Docker's FORWARD policy, which drops what it does not know.
 
     An accept in a table of ours does not outvote that policy, so one rule of ours, known by its comment, lies in
@@ -46,10 +47,31 @@ async def ensure_forwarding() -> None:
     await _ensure_bridge_netfilter()
     _set("/proc/sys/net/ipv4/ip_forward")
     if await _refuses("iptables", "-w", "-C", "DOCKER-USER", *_MESH_RULE):
-        if await _refuses("iptables", "-w", "-n", "-L", "DOCKER-USER"):  # flushed
+        if await _refuses("iptables", "-w", "-n", "-L", "DOCKER-USER"):
             await run(("iptables", "-w", "-N", "DOCKER-USER"))
             await run(("iptables", "-w", "-I", "FORWARD", "-j", "DOCKER-USER"))
         await run(("iptables", "-w", "-I", "DOCKER-USER", *_MESH_RULE))
+    if has_ipv6:
+        await _ensure_forwarding6()
+
+
+async def _ensure_forwarding6() -> None:
+    """A host that forwards takes no routes from routers any more, unless it is told to: one that did goes on to.
+
+    Older engines leave IPv6 alone, and have no chain of that name there.
+    """
+    for setting in glob("/proc/sys/net/ipv6/conf/*/accept_ra"):
+        if _read(setting) == "1":
+            _set(setting, "2")
+    _set("/proc/sys/net/ipv6/conf/all/forwarding")
+    has_chain = not await _refuses("ip6tables", "-w", "-n", "-L", "DOCKER-USER")
+    if has_chain and await _refuses("ip6tables", "-w", "-C", "DOCKER-USER", *_MESH_RULE):
+        await run(("ip6tables", "-w", "-I", "DOCKER-USER", *_MESH_RULE))
+
+
+def has_ipv6() -> bool:
+    """Does the host speak IPv6?"""
+    return _read("/proc/sys/net/ipv6/conf/all/disable_ipv6") == "0"
 
 
 async def _refuses(*command: str) -> bool:
@@ -68,8 +90,9 @@ async def _ensure_bridge_netfilter() -> None:
 
 async def remove_forwarding() -> None:
     """Take our rule from DOCKER-USER, as often as it is there; no rule, or no such chain, is fine."""
-    while not await _refuses("iptables", "-w", "-C", "DOCKER-USER", *_MESH_RULE):
-        await run(("iptables", "-w", "-D", "DOCKER-USER", *_MESH_RULE))
+    for program in ("iptables", "ip6tables"):
+        while not await _refuses(program, "-w", "-C", "DOCKER-USER", *_MESH_RULE):
+            await run((program, "-w", "-D", "DOCKER-USER", *_MESH_RULE))
 
 
 async def delete_link(name: str) -> None:
@@ -81,19 +104,28 @@ def allow_loopback_clients(bridge: str) -> None:
     _set(f"/proc/sys/net/ipv4/conf/{bridge}/route_localnet")
 
 
-def _set(setting: str) -> None:
+def _set(setting: str, value: str = "1") -> None:
     path = Path(setting)
     try:
-        if path.read_text().strip() != "1":
-            path.write_text("1")
+        if path.read_text().strip() != value:
+            path.write_text(value)
     except OSError as error:
         raise DataplaneError(f"set {setting}", str(error)) from error
 
 
-async def forget_udp_flows(address: IPv4Address) -> None:
+def _read(setting: str) -> str:
+    """Return a kernel setting, "" if there is none."""
+    try:
+        return Path(setting).read_text().strip()
+    except OSError:
+        return ""
+
+
+async def forget_udp_flows(address: IPv4Address | IPv6Address) -> None:
     """Drop tracked UDP flows that were translated to an address which serves no more; there may be none."""
     try:
-        await run(("conntrack", "-D", "-p", "udp", "--reply-src", str(address)))
+        family = "ipv4" if address.version == 4 else "ipv6"
+        await run(("conntrack", "-D", "-f", family, "-p", "udp", "--reply-src", str(address)))
     except DataplaneError as error:
         if "0 flow entries" not in error.stderr:
             raise

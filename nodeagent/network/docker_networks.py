@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface
 
 from nodeagent.engine.contract import EngineNetwork
+from nodeagent.network.sixes import address6, subnet6
 from shoal.api.objects import Attachment, Network
 from shoal.rules.networks import DEFAULT_MTU
 
@@ -36,18 +37,24 @@ class DockerNetwork:
     internal: bool = False
     mtu: int = DEFAULT_MTU
     """Bytes."""
+    subnet6: str = ""
+    gateway6: str = ""
+    """Its IPv6 side, where it has one."""
 
     def labels(self) -> dict[str, str]:
         """What tells our network, and that it is still the one wanted."""
-        return {**OURS, "shoal.network": self.uid, "shoal.gateway": self.gateway}
+        six = {"shoal.gateway6": self.gateway6} if self.gateway6 else {}
+        return {**OURS, "shoal.network": self.uid, "shoal.gateway": self.gateway, **six}
 
     def body(self) -> dict[str, object]:
         """The request that creates it, in the Docker Engine API's words."""
+        six = [{"Subnet": self.subnet6, "Gateway": self.gateway6}] if self.subnet6 else []
         return {
             "Driver": "bridge",
             "CheckDuplicate": True,
             "Internal": self.internal,
-            "IPAM": {"Config": [{"Subnet": self.subnet, "Gateway": self.gateway}]},
+            "EnableIPv6": bool(six),
+            "IPAM": {"Config": [{"Subnet": self.subnet, "Gateway": self.gateway}, *six]},
             "Options": {
                 BRIDGE_OPTION: self.bridge,
                 "com.docker.network.driver.mtu": str(self.mtu),
@@ -72,15 +79,20 @@ def bridge_name(uid: str) -> str:
     return f"{BRIDGE_PREFIX}{uid[:10]}"
 
 
-def wanted(networks: Iterable[Network], attachments: Iterable[Attachment], node_uid: str) -> tuple[DockerNetwork, ...]:
-    """Return the Docker networks this node needs: those it has an address on, by name."""
+def wanted(
+    networks: Iterable[Network], attachments: Iterable[Attachment], node_uid: str, *, has_ipv6: bool = False
+) -> tuple[DockerNetwork, ...]:
+    """Return the Docker networks this node needs: those it has an address on, by name.
+
+    Where the host has IPv6 the ingress network has it, too: published ports then answer over both.
+    """
     own = {
         attachment.spec.network.uid: attachment.spec.address
         for attachment in attachments
         if attachment.spec.node.uid == node_uid and not attachment.spec.container and attachment.spec.address
     }
     return tuple(
-        _make(network, own[network.metadata.uid])
+        _make(network, own[network.metadata.uid], has_ipv6=has_ipv6 and network.spec.ingress)
         for network in sorted(networks, key=lambda network: network.metadata.name)
         if network.metadata.uid in own
     )
@@ -95,7 +107,7 @@ def abandoned(interfaces: Iterable[str], existing: Iterable[EngineNetwork]) -> t
     return tuple(sorted(name for name in interfaces if name.startswith(BRIDGE_PREFIX) and name not in known))
 
 
-def _make(network: Network, address: str) -> DockerNetwork:
+def _make(network: Network, address: str, *, has_ipv6: bool) -> DockerNetwork:
     uid = network.metadata.uid
     interface = IPv4Interface(address)
     return DockerNetwork(
@@ -106,4 +118,6 @@ def _make(network: Network, address: str) -> DockerNetwork:
         gateway=str(interface.ip),
         internal=network.spec.internal,
         mtu=network.status.mtu or DEFAULT_MTU,
+        subnet6=str(subnet6(uid)) if has_ipv6 else "",
+        gateway6=str(address6(uid, address)) if has_ipv6 else "",
     )

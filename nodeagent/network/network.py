@@ -24,9 +24,10 @@ from nodeagent.engine.contract import Engine, EngineNetwork
 from nodeagent.network import commands, netlink, rules
 from nodeagent.network.docker_networks import OURS, DockerNetwork, abandoned, wanted
 from nodeagent.network.overlay import Overlay, changes, overlays
+from nodeagent.network.sixes import address6
 from nodeagent.ports import ContainerNetwork, NetworkEndpoint
 from shoal.api.errors import EngineError
-from shoal.api.objects import Attachment, Backend, ClusterSpec, Network, Object, ServiceEndpoint, Task
+from shoal.api.objects import Attachment, Backend, ClusterSpec, Network, Object, ServiceEndpoint, Task, TaskAddress
 from shoal.api.states import Protocol
 from shoal.rules.addresses import without_mask
 from shoal.rules.networks import is_on_bridge, is_on_host
@@ -105,12 +106,9 @@ class NodeNetwork:
             raise EngineError(f"network {names} is not ready on this node{why and f': {why}'}", temporary=True)
         options = {use.uid: use.driver_opts for use in template.networks}
         endpoints = tuple(
-            NetworkEndpoint(
-                self._ready[one.network.uid].name, without_mask(one.address), one.mac,
-                options=options.get(one.network.uid, {}),
-            )
+            _endpoint(self._ready[one.network.uid], one, options.get(one.network.uid, {}))
             for one in task.spec.addresses
-        )  # fmt: skip
+        )
         beside = (NetworkEndpoint("bridge"),) if endpoints and is_on_bridge(template) else ()
         return ContainerNetwork(endpoints=endpoints + beside)
 
@@ -123,7 +121,7 @@ class NodeNetwork:
                 return
             self._in_force = None
             told = _Told.by(assignments)
-            found = wanted(told.networks, told.attachments, self._node_uid)
+            found = wanted(told.networks, told.attachments, self._node_uid, has_ipv6=commands.has_ipv6())
             await self._ensure_bridges({network.uid: network for network in found})
             interfaces = _interfaces()
             here = tuple(network for network in found if network.bridge in interfaces)
@@ -205,7 +203,8 @@ class NodeNetwork:
     async def _ensure_tunnels(self, here: Collection[DockerNetwork], told: _Told) -> None:
         uids = {network.uid for network in here}
         networks = tuple(network for network in told.networks if network.metadata.uid in uids)
-        want = overlays(networks, told.attachments, told.backends, told.endpoints, self._node_uid, told.port)
+        six = _six(here)
+        want = overlays(networks, told.attachments, told.backends, told.endpoints, self._node_uid, told.port, six)
         is_look = self._overlays is None
         have = self._overlays if self._overlays is not None else await to_thread.run_sync(netlink.read)
         if todo := changes(have, want):
@@ -217,7 +216,7 @@ class NodeNetwork:
                 log.debug("tunnels_changed", changes=len(todo))
         self._overlays = want
 
-    def _desired(self, here: Iterable[DockerNetwork], told: _Told) -> rules.Picture:
+    def _desired(self, here: Collection[DockerNetwork], told: _Told) -> rules.Picture:
         bridges = {network.uid: network.bridge for network in here}
         ingress = next((n.metadata.uid for n in told.networks if n.spec.ingress and n.metadata.uid in bridges), "")
         return rules.Picture(
@@ -226,13 +225,14 @@ class NodeNetwork:
             bridges=tuple(sorted((network.bridge, network.subnet) for network in here)),
             peers=rules.peers(told.attachments, ingress, self._node_uid) if ingress else {},
             near=rules.near_addresses(told.backends, self._node_uid),
+            six=_six(here),
         )
 
     async def _ensure_rules(self, picture: rules.Picture) -> None:
         """Ports of containers turn back before a rule can send a container to itself."""
         old = self._picture
         if picture.bridges and (old is None or not old.bridges):
-            await commands.ensure_forwarding()
+            await commands.ensure_forwarding(has_ipv6=bool(picture.six))
         if old is None or picture.near - old.near:
             await to_thread.run_sync(netlink.turn_back, tuple(bridge for bridge, _ in picture.bridges))
         script = rules.full(picture) if old is None else rules.delta(old, picture)
@@ -251,7 +251,19 @@ class NodeNetwork:
         self._served = picture
         for address in sorted(self._stale_flows):
             await commands.forget_udp_flows(address)
+            if picture.six:
+                await commands.forget_udp_flows(address6(picture.six, str(address)))
             self._stale_flows.discard(address)
+
+
+def _six(here: Iterable[DockerNetwork]) -> str:
+    """Return the uid of the network that has an IPv6 side on this node, "" if none has."""
+    return next((network.uid for network in here if network.gateway6), "")
+
+
+def _endpoint(network: DockerNetwork, address: TaskAddress, options: Mapping[str, str]) -> NetworkEndpoint:
+    six = str(address6(network.uid, address.address)) if network.gateway6 else ""
+    return NetworkEndpoint(network.name, ip=without_mask(address.address), ip6=six, mac=address.mac, options=options)
 
 
 def _fits(network: DockerNetwork, existing: EngineNetwork | None) -> bool:

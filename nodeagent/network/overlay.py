@@ -19,6 +19,7 @@ from ipaddress import IPv4Interface
 from typing import NamedTuple
 
 from nodeagent.network.docker_networks import bridge_name
+from nodeagent.network.sixes import address6
 from shoal.api.objects import Attachment, Backend, Network, ServiceEndpoint
 from shoal.rules.addresses import mac_of, without_mask
 from shoal.rules.networks import DEFAULT_MTU
@@ -128,6 +129,8 @@ class _Growing:
     tunnel: Tunnel
     hosts: dict[str, str]
     """Node uid → where its tunnel ends."""
+    six: str
+    """The network's uid if it has an IPv6 side here, else ""."""
     far_ends: set[FarEnd] = field(default_factory=set)
     neighbours: set[Neighbour] = field(default_factory=set)
 
@@ -136,6 +139,8 @@ class _Growing:
         if host:
             self.far_ends.add(FarEnd(mac, host))
             self.neighbours.add(Neighbour(without_mask(address), mac))
+            if self.six:
+                self.neighbours.add(Neighbour(str(address6(self.six, address)), mac))
 
     def finished(self) -> Overlay:
         ways = frozenset(end.mac for end in self.far_ends)
@@ -153,10 +158,14 @@ def overlays(
     endpoints: Iterable[ServiceEndpoint],
     node_uid: str,
     port: int,
+    six: str = "",
 ) -> dict[str, Overlay]:
-    """Return, by device name, the overlay of every network that the node is attached to and that has a number."""
+    """Return, by device name, the overlay of every network that the node is attached to and that has a number.
+
+    `six`: the uid of the network that has an IPv6 side, if there is one.
+    """
     attachments = tuple(attachments)
-    growing = _begin(networks, attachments, node_uid, port)
+    growing = _begin(networks, attachments, node_uid, port, six)
     for attachment in attachments:
         spec = attachment.spec
         if spec.node.uid != node_uid and spec.network.uid in growing and spec.address:
@@ -175,7 +184,7 @@ def overlays(
 
 
 def _begin(
-    networks: Iterable[Network], attachments: Iterable[Attachment], node_uid: str, port: int
+    networks: Iterable[Network], attachments: Iterable[Attachment], node_uid: str, port: int, six: str
 ) -> dict[str, _Growing]:
     """Return what the node is attached to, by network uid, with the hosts of the other nodes and no entries yet."""
     by_network: dict[str, dict[str, Attachment]] = {}
@@ -188,7 +197,8 @@ def _begin(
         own = nodes.get(node_uid)
         if own is not None and own.spec.address and network.status.vni:
             hosts = {uid: one.spec.vtep for uid, one in nodes.items() if uid != node_uid}
-            found[network.metadata.uid] = _Growing(_tunnel(network, own, port), hosts)
+            uid = network.metadata.uid
+            found[uid] = _Growing(_tunnel(network, own, port), hosts, six if six == uid else "")
     return found
 
 

@@ -23,16 +23,19 @@ Source: the shape (verdict map, chain per port) is kube-proxy's nftables mode.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, ip_address
 from typing import NamedTuple
 
+from nodeagent.network.sixes import address6, subnet6
 from shoal.api.objects import Attachment, Backend, ServiceEndpoint
 from shoal.api.states import Protocol, PublishMode
 
 TABLE = "ip shoal"
+
+TABLE6 = "ip6 shoal"
 
 BRIDGE_TABLE = "bridge shoal"
 
@@ -92,6 +95,33 @@ table {BRIDGE_TABLE} {{
 """What is the same on every node. Bridge netfilter, at priority 0, comes before `back` and lends it the mark."""
 
 
+_FRAME6 = f"""\
+table {TABLE6} {{}}
+delete table {TABLE6}
+table {TABLE6} {{
+  map ports {{ type inet_proto . inet_service : verdict; }}
+  set bridges {{ type ifname; }}
+  set hairpins {{ type ipv6_addr . ipv6_addr; }}
+  map peers {{ type ether_addr : mark; }}
+  chain prerouting {{ type nat hook prerouting priority {BEFORE_DOCKER}; policy accept;
+    fib daddr type local meta l4proto . th dport vmap @ports
+  }}
+  chain output {{ type nat hook output priority {BEFORE_DOCKER}; policy accept;
+    ip6 daddr != ::1 fib daddr type local meta l4proto . th dport vmap @ports
+  }}
+  chain postrouting {{ type nat hook postrouting priority 90; policy accept;
+    oifname @bridges ct status dnat ip6 saddr . ip6 daddr @hairpins masquerade
+    oifname != @bridges ip6 saddr INSIDE masquerade
+  }}
+  chain marks {{ type filter hook prerouting priority -150; policy accept;
+    iifname @bridges ct state new ct mark set ether saddr map @peers
+    iifname @bridges ct direction reply ct mark & {MARK_MASK:#x} == {MARK:#x} meta mark set ct mark
+  }}
+}}
+"""
+"""The same for IPv6, which only the ingress network, INSIDE, has. Nothing leads from ::1; old engines masquerade not."""
+
+
 class PortKey(NamedTuple):
     protocol: Protocol
     published: int
@@ -133,6 +163,8 @@ class Picture:
     """Node number → the MAC of that node's bridge on the ingress network, for each other node."""
     near: frozenset[IPv4Address] = frozenset()
     """Ready backends on this node: they may ask for a service and be sent to themselves."""
+    six: str = ""
+    """The uid of the ingress network if it has an IPv6 side here, else ""."""
 
 
 def published_ports(
@@ -212,7 +244,8 @@ def peers(attachments: Iterable[Attachment], network_uid: str, node_uid: str) ->
 
 def full(picture: Picture) -> str:
     """Return the script that replaces the whole tables, whatever was there."""
-    return _FRAME + delta(Picture(), picture)
+    six = _FRAME6.replace("INSIDE", str(subnet6(picture.six))) if picture.six else ""
+    return _FRAME + six + _delta(Picture(six=picture.six), picture)
 
 
 def delta(old: Picture, new: Picture) -> str:
@@ -220,17 +253,20 @@ def delta(old: Picture, new: Picture) -> str:
 
     Elements go before the chains they lead to, and come after them.
     """
-    old, new = _apart(old, new)
+    return full(new) if old.six != new.six else _delta(*_apart(old, new))
+
+
+def _delta(old: Picture, new: Picture) -> str:
     had, has = _elements(old), _elements(new)
     chains, wanted = _chains(old), _chains(new)
     lines = [_command("delete", name, _stale(had[name], has[name], with_data=False)) for name in had]
     for chain in sorted(chains.keys() - wanted.keys()):
-        lines += [f"flush chain {TABLE} {chain}", f"delete chain {TABLE} {chain}"]
+        lines += [f"flush chain {chain}", f"delete chain {chain}"]
     for chain in sorted(wanted):
         if chain not in chains:
-            lines += [f"add chain {TABLE} {chain}", f"add rule {TABLE} {chain} {wanted[chain]}"]
+            lines += [f"add chain {chain}", f"add rule {chain} {wanted[chain]}"]
         elif chains[chain] != wanted[chain]:
-            lines += [f"flush chain {TABLE} {chain}", f"add rule {TABLE} {chain} {wanted[chain]}"]
+            lines += [f"flush chain {chain}", f"add rule {chain} {wanted[chain]}"]
     lines += [_command("add", name, _stale(has[name], had[name], with_data=True)) for name in has]
     return "".join(f"{line}\n" for line in lines if line)
 
@@ -250,9 +286,10 @@ def _only(picture: Picture, ports: set[PortKey], vips: set[VipKey]) -> Picture:
     )
 
 
-def clear() -> str:
+def clear(*, has_ipv6: bool) -> str:
     """Return the script that removes everything of ours."""
-    return "".join(f"table {table} {{}}\ndelete table {table}\n" for table in (TABLE, BRIDGE_TABLE))
+    tables = (TABLE, BRIDGE_TABLE, *((TABLE6,) if has_ipv6 else ()))
+    return "".join(f"table {table} {{}}\ndelete table {table}\n" for table in tables)
 
 
 def vanished(old: Picture, new: Picture, protocol: Protocol = Protocol.UDP) -> frozenset[IPv4Address]:
@@ -277,15 +314,42 @@ def _addresses(picture: Picture, protocol: Protocol) -> frozenset[IPv4Address]:
 def _elements(picture: Picture) -> dict[str, dict[str, str]]:
     """Return what each set and map holds: key → data, "" in a set."""
     served = [key for key, targets in picture.vips.items() if targets]
+    bridges = {f'"{bridge}"': "" for bridge, _ in picture.bridges}
+    peers = {mac: f"{MARK | number:#x}" for number, mac in picture.peers.items()}
     return {
-        f"{TABLE} ports": {f"{key.protocol} . {key.published}": f"goto {key.chain}" for key in picture.ports},
+        f"{TABLE} ports": _ports(picture, 4),
         f"{TABLE} vips": {_vip(key): f"goto {key.chain}" for key in served},
         f"{TABLE} idle": {_vip(key): "" for key, targets in picture.vips.items() if not targets},
-        f"{TABLE} bridges": {f'"{bridge}"': "" for bridge, _ in picture.bridges},
+        f"{TABLE} bridges": bridges,
         f"{TABLE} hairpins": {f"{address} . {address}": "" for address in picture.near},
-        f"{TABLE} peers": {mac: f"{MARK | number:#x}" for number, mac in picture.peers.items()},
+        f"{TABLE} peers": peers,
         f"{BRIDGE_TABLE} ways": {f"{MARK | number:#x}": mac for number, mac in picture.peers.items()},
+        **(_elements6(picture, bridges, peers) if picture.six else {}),
     }
+
+
+def _elements6(picture: Picture, bridges: dict[str, str], peers: dict[str, str]) -> dict[str, dict[str, str]]:
+    near = [address6(picture.six, str(address)) for address in picture.near]
+    return {
+        f"{TABLE6} ports": _ports(picture, 6),
+        f"{TABLE6} bridges": bridges,
+        f"{TABLE6} hairpins": {f"{address} . {address}": "" for address in near},
+        f"{TABLE6} peers": peers,
+    }
+
+
+def _ports(picture: Picture, version: int) -> dict[str, str]:
+    return {
+        f"{key.protocol} . {key.published}": f"goto {key.chain}"
+        for key, targets in picture.ports.items()
+        if _speaks(targets, version)
+    }
+
+
+def _speaks(targets: tuple[Target, ...], version: int) -> bool:
+    """Does a port answer over this version of IP? One that is bound to an address does over that address's."""
+    only = targets[0].only
+    return not only or ip_address(only).version == version
 
 
 def _vip(key: VipKey) -> str:
@@ -307,19 +371,32 @@ def _command(verb: str, name: str, elements: list[str]) -> str:
 
 def _chains(picture: Picture) -> dict[str, str]:
     """Return the rule of each chain: of published ports, and of virtual IPs that have targets."""
-    rules = {key.chain: _port_rule(targets) for key, targets in picture.ports.items()}
-    return rules | {key.chain: f"dnat to {_choice(targets)}" for key, targets in picture.vips.items() if targets}
+    rules: dict[str, str] = {}
+    for port, targets in picture.ports.items():
+        addresses = [target.address for target in targets]
+        if _speaks(targets, 4):
+            rules[f"{TABLE} {port.chain}"] = _port_rule("ip", targets[0], addresses)
+        if picture.six and _speaks(targets, 6):
+            sixes = [address6(picture.six, str(address)) for address in addresses]
+            rules[f"{TABLE6} {port.chain}"] = _port_rule("ip6", targets[0], sixes)
+    for vip, targets in picture.vips.items():
+        if targets:
+            rules[f"{TABLE} {vip.chain}"] = f"dnat to {_choice([target.address for target in targets])}"
+    return rules
 
 
-def _port_rule(targets: tuple[Target, ...]) -> str:
-    only = f"ip daddr {targets[0].only} " if targets[0].only else ""
-    port = targets[0].port
-    separator = ":" if len(targets) == 1 else " : "
-    return f"{only}meta l4proto {{ tcp, udp }} dnat to {_choice(targets)}{separator}{port}"
+def _port_rule(family: str, one: Target, addresses: Sequence[IPv4Address | IPv6Address]) -> str:
+    only = f"{family} daddr {one.only} " if one.only else ""
+    choice = _choice(addresses)
+    if len(addresses) == 1:
+        where = f"[{choice}]:{one.port}" if family == "ip6" else f"{choice}:{one.port}"
+    else:
+        where = f"{choice} : {one.port}"
+    return f"{only}meta l4proto {{ tcp, udp }} dnat to {where}"
 
 
-def _choice(targets: tuple[Target, ...]) -> str:
-    if len(targets) == 1:
-        return str(targets[0].address)
-    choices = ", ".join(f"{index} : {target.address}" for index, target in enumerate(targets))
-    return f"numgen inc mod {len(targets)} map {{ {choices} }}"
+def _choice(addresses: Sequence[IPv4Address | IPv6Address]) -> str:
+    if len(addresses) == 1:
+        return str(addresses[0])
+    choices = ", ".join(f"{index} : {address}" for index, address in enumerate(addresses))
+    return f"numgen inc mod {len(addresses)} map {{ {choices} }}"

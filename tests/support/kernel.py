@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
@@ -20,6 +20,7 @@ class Kernel:
     scripts: list[str] = field(default_factory=list)
     tracked: set[IPv4Address] = field(default_factory=set)
     asked: list[o.Change] = field(default_factory=list)
+    has_ipv6: bool = False
     is_stubborn: bool = False
     """Forgets no flow."""
 
@@ -28,6 +29,7 @@ class Kernel:
         for name in ("apply_nft", "udp_flow_targets", "forget_udp_flows", "ensure_forwarding", "delete_link"):
             monkeypatch.setattr(commands, name, getattr(self, name))
         monkeypatch.setattr(commands, "allow_loopback_clients", lambda bridge: None)
+        monkeypatch.setattr(commands, "has_ipv6", lambda: self.has_ipv6)
         for name in ("read", "apply", "turn_back"):
             monkeypatch.setattr(netlink, name, getattr(self, name))
         monkeypatch.setattr(network, "_interfaces", lambda: frozenset(self.bridges))
@@ -80,7 +82,7 @@ class Kernel:
     async def apply_nft(self, script: str) -> None:
         self.scripts.append(script)
 
-    async def ensure_forwarding(self) -> None:
+    async def ensure_forwarding(self, *, has_ipv6: bool) -> None:
         pass
 
     async def delete_link(self, name: str) -> None:
@@ -89,7 +91,7 @@ class Kernel:
     async def udp_flow_targets(self) -> frozenset[IPv4Address]:
         return frozenset(self.tracked)
 
-    async def forget_udp_flows(self, address: IPv4Address) -> None:
+    async def forget_udp_flows(self, address: IPv4Address | IPv6Address) -> None:
         if self.is_stubborn:
             raise DataplaneError("conntrack", "no buffer space")
-        self.tracked.discard(address)
+        self.tracked -= {address}
