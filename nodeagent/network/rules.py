@@ -119,7 +119,7 @@ table {TABLE6} {{
   }}
 }}
 """
-"""The same for IPv6, which only the ingress network, INSIDE, has. Nothing leads from ::1; old engines masquerade not."""
+"""The same for IPv6, which the ingress network alone has, INSIDE. From ::1 nothing leads; old engines do not hide it."""
 
 
 class PortKey(NamedTuple):

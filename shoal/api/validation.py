@@ -516,9 +516,6 @@ def _port_faults(spec: ServiceSpec) -> Faults:
             yield Fault(f"{path}.target", _twice("target", port.target, port, spec))
         if port.address and not _is_address(port.address):
             yield Fault(f"{path}.address", f"found {port.address!r}, expected an IP address of the host")
-        elif port.mode is PublishMode.INGRESS and ":" in port.address and port.address != "::":
-            sentence = "the routing mesh carries IPv4; expected an IPv4 address, or mode: host"
-            yield Fault(f"{path}.address", f"found {port.address!r}, but {sentence}")
     if spec.endpoint is not None and spec.endpoint.mode is EndpointMode.DNSRR:
         for index, port in enumerate(spec.ports):
             if port.mode is PublishMode.INGRESS:

@@ -84,6 +84,19 @@ def test_a_published_port_answers_on_every_host_and_tasks_see_the_true_client(to
             assert lab.in_fabric(sys.executable, "-c", ASK, host.address, "8141").stdout.strip() == FABRIC_ADDRESS
 
 
+def test_a_published_port_answers_over_ipv6_too_and_tasks_see_the_true_client(told: Cluster, lab: Lab) -> None:
+    lab.in_fabric("ip", "-6", "address", "replace", "fd99::fe/64", "dev", "fabric", "nodad")
+    for host in told.hosts:
+        host.run("ip", "-6", "address", "replace", f"fd99::{host.number}/64", "dev", "eth0", "nodad").ok()
+    url = "http://[fd99::{}]:8140/cgi-bin/me"
+    for host in told.hosts:
+        at = url.format(host.number)
+        eventually(lambda at=at: lab.in_fabric("curl", "-sSf", "-m", "5", at), within=GENEROUS_S)  # type: ignore[misc]
+        said = [lab.in_fabric("curl", "-sSf", "-m", "5", at).stdout.split() for _ in range(6)]
+        assert sorted(Counter(name for name, _ in said).values()) == [2, 2, 2]
+        assert {seen for _, seen in said} == {"[fd99::fe]"}
+
+
 def test_hosts_without_a_task_answer_too_and_so_they_do_to_hosts_and_containers(cluster: Cluster, lab: Lab) -> None:
     only = {"placement": {"constraints": [f"node.hostname == {cluster.three.name}"]}}
     start(cluster.boss, service("told", ports=["8140:80"], mounts=["/:/host:ro"], **only, **shell(TELL)))

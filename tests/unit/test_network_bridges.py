@@ -25,6 +25,15 @@ def test_a_network_exists_where_the_node_has_an_address_on_it() -> None:
     )
 
 
+def test_the_ingress_network_alone_has_an_ipv6_side_where_the_host_has_it() -> None:
+    (ingress,) = wanted([INGRESS], [attachment("n1")], "n1", has_ipv6=True)
+    assert (ingress.subnet6, ingress.gateway6) == ("fd6c:270e:f2f2::/96", "fd6c:270e:f2f2::a00:2")
+    assert ingress.body()["EnableIPv6"] is True
+    other = Network(metadata=Meta(name="front", uid="net1"))
+    (front,) = wanted([other], [attachment("n1")], "n1", has_ipv6=True)
+    assert (front.subnet6, front.body()["EnableIPv6"]) == ("", False)
+
+
 def test_another_node_s_or_a_container_s_address_makes_no_network() -> None:
     assert wanted([INGRESS], [attachment("n2"), attachment("n1", container="c")], "n1") == ()
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nodeagent.network import overlay as o
+from nodeagent.network.sixes import address6
 from shoal.api.meta import Meta, Ref
 from shoal.api.objects import (
     Attachment,
@@ -83,6 +84,15 @@ def test_this_node_s_own_containers_and_those_of_nodes_without_a_tunnel_have_non
 def test_a_virtual_ip_is_answered_for_with_this_node_s_bridge() -> None:
     assert entries(overlay(vip="10.0.1.7/24")) == {"3": "192.0.2.2", "7": ""}
     assert o.Neighbour("10.0.1.7", "02:42:0a:00:01:02") in overlay(vip="10.0.1.7/24").neighbours
+
+
+def test_with_an_ipv6_side_each_has_a_second_neighbour_entry_with_the_same_mac() -> None:
+    (found,) = o.overlays([NETWORK], NODES, [backend(11, "n2")], [], "n1", 4789, "net1").values()
+    assert found.ways == {"02:42:0a:00:01:03", "02:42:0a:00:01:0b"}
+    assert {one.address for one in found.neighbours if one.mac == "02:42:0a:00:01:0b"} == {
+        "10.0.1.11",
+        str(address6("net1", "10.0.1.11/24")),
+    }
 
 
 def test_a_network_the_node_is_not_attached_to_has_no_tunnel() -> None:

@@ -11,6 +11,7 @@ from nodeagent.engine.contract import Body, EngineNetwork
 from nodeagent.engine.fake import FakeEngine
 from nodeagent.network import network as module
 from nodeagent.network.network import NodeNetwork
+from nodeagent.network.sixes import address6
 from nodeagent.ports import ContainerNetwork, NetworkEndpoint
 from shoal.api.errors import EngineError
 from shoal.api.meta import Meta, Ref
@@ -215,6 +216,19 @@ async def test_a_container_is_wired_as_its_networks_say(
     await node.program(told())
     service = make_service(networks=tuple(NetworkUse(name) for name in networks))
     assert await node.prepare(make_task(service, addresses=addresses)) == expected
+
+
+async def test_where_the_host_has_ipv6_so_do_containers_on_the_ingress_network(
+    node: NodeNetwork, kernel: Kernel
+) -> None:
+    kernel.has_ipv6 = True
+    await node.program(told(backend(11, 2)))
+    addresses = (TaskAddress(INGRESS, "10.0.0.20/24", ""), TaskAddress(FRONT, "10.0.1.20/24", ""))
+    assert [one.ip6 for one in (await node.prepare(make_task(addresses=addresses))).endpoints] == [
+        str(address6("net0", "10.0.0.20")),
+        "",
+    ]
+    assert any(":" in one.address for one in kernel.tunnels["shx-net0"].neighbours)
 
 
 async def test_a_network_the_node_left_goes_with_its_tunnel_and_rules(

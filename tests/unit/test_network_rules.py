@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from nodeagent.network.rules import (
     PortKey,
     Target,
     VipKey,
+    clear,
     delta,
     full,
     near_addresses,
@@ -110,6 +112,29 @@ CHANGED = Picture(
 
 def test_the_whole_tables_read_as_recorded() -> None:
     assert full(TWO) == (GOLDEN / "nft-tables.nft").read_text()
+
+
+def test_an_ipv6_side_has_a_table_of_its_own() -> None:
+    shown = full(replace(TWO, six="net1"))
+    assert shown.startswith(full(TWO).partition("add chain")[0])
+    assert "add element ip6 shoal ports { tcp . 8080 : goto tcp-8080, udp . 5353 : goto udp-5353 }" in shown
+    assert "tcp-8080 meta l4proto { tcp, udp } dnat to numgen inc mod 3 map { 0 : fd6c:270e:f2f2::a00:4, 1 :" in shown
+    assert "udp-5353 meta l4proto { tcp, udp } dnat to [fd6c:270e:f2f2::a00:4]:53" in shown
+    assert "ip6 saddr fd6c:270e:f2f2::/96 masquerade" in shown
+    assert delta(TWO, replace(TWO, six="net1")) == shown
+    assert len(delta(replace(TWO, six="net1"), replace(CHANGED, six="net1")).splitlines()) > len(
+        delta(TWO, CHANGED).splitlines()
+    )
+    assert "ip6 shoal" in clear(has_ipv6=True)
+    assert "ip6" not in clear(has_ipv6=False)
+
+
+def test_a_port_bound_to_an_ipv6_address_answers_over_ipv6_alone() -> None:
+    bound = published_ports([endpoint(Port(80, 8080, address="2001:db8::1"))], [backend(4)], INGRESS.uid)
+    shown = full(Picture(bound, six="net1"))
+    assert "add rule ip6 shoal tcp-8080 ip6 daddr 2001:db8::1 meta l4proto" in shown
+    assert "add rule ip shoal tcp-8080" not in shown
+    assert "add element ip shoal ports" not in shown
 
 
 def test_a_change_names_only_what_changed() -> None:
