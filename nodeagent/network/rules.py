@@ -119,7 +119,7 @@ table {TABLE6} {{
   }}
 }}
 """
-"""The same for IPv6, which the ingress network alone has, INSIDE. From ::1 nothing leads; old engines do not hide it."""
+"""The same for IPv6, which the ingress network has, INSIDE. From ::1 nothing leads; old engines masquerade not."""
 
 
 class PortKey(NamedTuple):
