@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 from collections.abc import Sequence
 from glob import glob
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from pathlib import Path
 
 import anyio
@@ -97,6 +98,22 @@ async def remove_forwarding() -> None:
 
 async def delete_link(name: str) -> None:
     await run(("ip", "link", "delete", name))
+
+
+async def outer_ports(pid: int, subnet: str) -> list[int]:
+    """Return the numbers of the host's links that lead to a container's addresses in a subnet."""
+    return links_to(await run(("nsenter", "-t", str(pid), "--net", "ip", "-j", "address")), subnet)
+
+
+def links_to(listing: str, subnet: str) -> list[int]:
+    """Read which links of the outside lead to addresses in a subnet, from ip's own listing inside. Pure."""
+    inside = IPv4Network(subnet)
+    return [
+        int(link["link_index"])
+        for link in json.loads(listing)
+        if "link_index" in link
+        and any(one["family"] == "inet" and IPv4Address(one["local"]) in inside for one in link["addr_info"])
+    ]
 
 
 def allow_loopback_clients(bridge: str) -> None:

@@ -74,6 +74,18 @@ def turn_back(bridges: Iterable[str]) -> tuple[str, ...]:
         return tuple(sorted(port.get("ifname") for port in found))
 
 
+def restore_bridge(bridge: str, addresses: Iterable[str], ports: Iterable[int]) -> None:
+    """Make a bridge anew that somebody deleted, and put ports back that have been in it, known by their numbers."""
+    with _translated(f"restore {bridge}"), IPRoute() as kernel:
+        kernel.link("add", ifname=bridge, kind="bridge")
+        index = _index(bridge)
+        for address in addresses:
+            _give_address(kernel, index, address)
+        kernel.link("set", index=index, state="up")
+        for port in ports:
+            kernel.link("set", index=port, master=index)
+
+
 def drop_tunnels() -> int:
     """Remove every tunnel of ours; returns how many."""
     found = [name for _, name in socket.if_nameindex() if name.startswith(TUNNEL_PREFIX)]
@@ -123,30 +135,38 @@ def _make(kernel: IPRoute, tunnel: Tunnel) -> None:
 def _mend(kernel: IPRoute, tunnel: Tunnel) -> None:
     """The bridge gets its MAC first, so that others reach it as soon as the tunnel is up."""
     bridge, index = _index(tunnel.bridge), _index(tunnel.name)
-    kernel.link("set", index=bridge, address=tunnel.mac)
+    kernel.link("set", index=bridge, address=tunnel.mac, state="up")
     kernel.link("set", index=bridge, kind="bridge", br_nf_call_iptables=1, br_nf_call_ip6tables=1)
+    _give_address(kernel, bridge, tunnel.address)
     kernel.link("set", index=index, master=bridge, mtu=tunnel.mtu)
     kernel.brport("set", index=index, learning=0)
     kernel.link("set", index=index, state="up")
+
+
+def _give_address(kernel: IPRoute, index: int, address: str) -> None:
+    local, _, prefix = address.partition("/")
+    kernel.addr("replace", index=index, address=local, prefixlen=int(prefix), family=_family(local))
 
 
 def _read(kernel: IPRoute, index: int) -> Overlay:
     (link,) = kernel.get_links(index)
     master = link.get("master")
     bridge = kernel.get_links(master)[0] if master else None
+    addresses = kernel.get_addr(index=master, family=socket.AF_INET) if master else ()
+    address = next((f"{one.get('address')}/{one['prefixlen']}" for one in addresses), "")
     forwarding = list(kernel.fdb("dump", ifindex=index))
     own = (entry for entry in forwarding if entry["flags"] & _SELF)
     ways = (entry for entry in forwarding if not entry["flags"] & _SELF and entry["state"] & _NO_ARP)
     neighbours = (entry for entry in kernel.get_neighbours(ifindex=index) if entry["state"] & _PERMANENT)
     return Overlay(
-        _tunnel(link, bridge),
+        _tunnel(link, bridge, address),
         frozenset(FarEnd(entry.get("lladdr"), entry.get("dst", "")) for entry in own),
         frozenset(entry.get("lladdr") for entry in ways if not entry["state"] & _PERMANENT),
         frozenset(Neighbour(entry.get("dst"), entry.get("lladdr")) for entry in neighbours),
     )
 
 
-def _tunnel(link: Any, bridge: Any) -> Tunnel:
+def _tunnel(link: Any, bridge: Any, address: str) -> Tunnel:
     """A device that cannot answer for others, or is none of ours but for its name, gets a number that nobody wants."""
     made = link.get(("linkinfo", "data")) or {}
     port = link.get(("linkinfo", "slave_data"))
@@ -159,8 +179,9 @@ def _tunnel(link: Any, bridge: Any) -> Tunnel:
         local=made.get("vxlan_local") or made.get("vxlan_local6") or "",
         bridge=bridge.get("ifname") if bridge is not None else "",
         mac=bridge.get("address") if bridge is not None else "",
+        address=address,
         mtu=link.get("mtu"),
-        is_up=link["state"] == "up",
+        is_up=link["state"] == "up" and bridge is not None and bridge["state"] == "up",
         is_quiet=port is not None and not port.get("brport_learning"),
         is_filtered=bool(upper and upper.get("br_nf_call_iptables") and upper.get("br_nf_call_ip6tables")),
     )

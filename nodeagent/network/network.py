@@ -26,6 +26,7 @@ from nodeagent.network.docker_networks import OURS, DockerNetwork, abandoned, wa
 from nodeagent.network.overlay import Overlay, changes, overlays
 from nodeagent.network.sixes import address6
 from nodeagent.ports import ContainerNetwork, NetworkEndpoint
+from nodeagent.tasks.container import NODE_LABEL
 from shoal.api.errors import EngineError
 from shoal.api.objects import Attachment, Backend, ClusterSpec, Network, Object, ServiceEndpoint, Task, TaskAddress
 from shoal.api.states import Protocol
@@ -181,12 +182,30 @@ class NodeNetwork:
 
     async def _ensure_bridge(self, network: DockerNetwork, existing: EngineNetwork | None) -> None:
         if existing is not None and not _fits(network, existing):
-            await self._engine.remove_network(network.name)
-            existing = None
+            try:
+                await self._engine.remove_network(network.name)
+                existing = None
+            except EngineError:
+                if existing is None or not _is_wanted(network, existing):
+                    raise
+                await self._restore_bridge(network)
         if existing is None:
             await self._engine.create_network(network.name, network.body())
             log.info("bridge_created", network=network.name, bridge=network.bridge, gateway=network.gateway)
         commands.allow_loopback_clients(network.bridge)
+
+    async def _restore_bridge(self, network: DockerNetwork) -> None:
+        """Make the bridge of a network anew that has containers: the engine does so for an empty one only."""
+        prefix = network.subnet.rpartition("/")[2]
+        six = (f"{network.gateway6}/{network.subnet6.rpartition('/')[2]}",) if network.gateway6 else ()
+        ports: list[int] = []
+        for found in await self._engine.containers({NODE_LABEL: self._node_uid}):
+            container = await self._engine.inspect(found.id)
+            if container is not None and container.pid and network.name in container.networks:
+                ports += await commands.outer_ports(container.pid, network.subnet)
+        addresses = (f"{network.gateway}/{prefix}", *six)
+        await to_thread.run_sync(netlink.restore_bridge, network.bridge, addresses, tuple(ports))
+        log.info("bridge_restored", network=network.name, bridge=network.bridge, containers=len(ports))
 
     async def _remove_unwanted(self, existing: Iterable[EngineNetwork]) -> None:
         """Remove the networks that this node is not attached to any more; one with containers on it stays."""
@@ -268,12 +287,11 @@ def _endpoint(network: DockerNetwork, address: TaskAddress, options: Mapping[str
 
 def _fits(network: DockerNetwork, existing: EngineNetwork | None) -> bool:
     """Is the Docker network the wanted one, with its bridge in the kernel?"""
-    return (
-        existing is not None
-        and network.subnet in existing.subnets
-        and network.labels().items() <= existing.labels.items()
-        and network.bridge in _interfaces()
-    )
+    return existing is not None and _is_wanted(network, existing) and network.bridge in _interfaces()
+
+
+def _is_wanted(network: DockerNetwork, existing: EngineNetwork) -> bool:
+    return network.subnet in existing.subnets and network.labels().items() <= existing.labels.items()
 
 
 def _interfaces() -> frozenset[str]:

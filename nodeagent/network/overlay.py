@@ -41,9 +41,11 @@ class Tunnel:
     bridge: str
     """Which bridge it is part of; "" = none."""
     mac: str
-    """The bridge's."""
+    address: str
+    """The bridge's, the address with its mask: this node's on the network."""
     mtu: int
     is_up: bool = True
+    """Both it and its bridge are."""
     is_quiet: bool = True
     """It does not learn, neither by itself nor as the bridge's port."""
     is_filtered: bool = True
@@ -211,6 +213,7 @@ def _tunnel(network: Network, own: Attachment, port: int) -> Tunnel:
         local=own.spec.vtep,
         bridge=bridge_name(uid),
         mac=own.spec.mac or mac_of(str(IPv4Interface(own.spec.address).ip)),
+        address=own.spec.address,
         mtu=network.status.mtu or DEFAULT_MTU,
     )
 

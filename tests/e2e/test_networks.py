@@ -130,36 +130,38 @@ def wiring(host: Host, name: str) -> list[str]:
     return sorted([*settings, *(one for one in entries if "02:42:" in one or "00:00:00:00:00:00" in one)])
 
 
-BY_HAND = {
-    "the tunnel": "ip link delete $DEVICE",
-    "its entries": "ip neigh flush dev $DEVICE nud permanent; bridge fdb del $FAR dev $DEVICE self;"
-    " bridge fdb del $FAR dev $DEVICE master",
-    "where they lead": "bridge fdb replace $FAR dev $DEVICE dst 10.99.0.99 self permanent",
-    "what is nobody's": "bridge fdb append 00:00:00:00:00:00 dev $DEVICE dst 10.99.0.99;"
-    " ip neigh add 10.0.0.250 lladdr 02:42:0a:00:00:fa dev $DEVICE nud permanent",
-    "its settings": "ip link set $DEVICE down mtu 1300 nomaster",
-    "all rules of ours": "nft delete table ip shoal; nft delete table bridge shoal; iptables -F DOCKER-USER",
-}
+BY_HAND = (
+    "ip neigh flush dev $DEVICE nud permanent",
+    "bridge fdb del $FAR dev $DEVICE self; bridge fdb del $FAR dev $DEVICE master",
+    "bridge fdb replace $FAR dev $DEVICE dst 10.99.0.99 self permanent",
+    "bridge fdb append 00:00:00:00:00:00 dev $DEVICE dst 10.99.0.99",
+    "ip neigh add 10.0.0.250 lladdr 02:42:0a:00:00:fa dev $DEVICE nud permanent",
+    "ip link set $DEVICE down mtu 1300 nomaster; ip -4 address flush dev $BRIDGE",
+    "nft delete table ip shoal; nft delete table bridge shoal; iptables -F DOCKER-USER",
+)
+"""Entries deleted, changed and added; settings changed; all rules of ours deleted."""
 
 
 def test_what_was_altered_by_hand_is_mended_and_what_others_made_stays(told: Cluster, lab: Lab) -> None:
+    """On one host entries, settings and rules; on another the tunnel; on the third the bridge its container is on."""
     all_answer(lab, told)
-    host = told.two
-    (name,) = devices(host)
-    before = wiring(host, name)
-    far = next(line.split()[0] for line in before if f"dst {told.boss.address}" in line)
-    host.run("ip", "link", "add", "others", "type", "vxlan", "id", "77", "dstport", "4790").ok()
+    names = {host: devices(host)[0] for host in told.hosts}
+    before = {host: wiring(host, names[host]) for host in told.hosts}
+    far = next(line.split()[0] for line in before[told.two] if f"dst {told.boss.address}" in line)
+    device, bridge = names[told.two], names[told.two].replace("shx-", "shb-")
+    told.two.run("ip", "link", "add", "others", "type", "vxlan", "id", "77", "dstport", "4790").ok()
+    told.two.run("nft", "add", "table", "ip", "others").ok()
     try:
-        host.run("bash", "-c", "\n".join(BY_HAND[what] for what in list(BY_HAND)[1:]), DEVICE=name, FAR=far).ok()
-        host.run("nft", "add", "table", "ip", "others").ok()
-        eventually(lambda: wiring(host, name) == before, within=MENDED_WITHIN_S, every=0.5)
-        host.run("bash", "-c", BY_HAND["the tunnel"], DEVICE=name).ok()
-        eventually(lambda: wiring(host, name) == before, within=MENDED_WITHIN_S, every=0.5)
+        told.two.run("bash", "-c", "\n".join(BY_HAND), DEVICE=device, BRIDGE=bridge, FAR=far).ok()
+        told.three.run("ip", "link", "delete", device).ok()
+        told.boss.run("ip", "link", "delete", bridge).ok()
+        for host in told.hosts:
+            eventually(lambda host=host: wiring(host, names[host]) == before[host], within=MENDED_WITHIN_S, every=0.5)  # type: ignore[misc]
         all_answer(lab, told)
-        assert "table ip others" in host.run("nft", "list", "tables").ok().out
+        assert "table ip others" in told.two.run("nft", "list", "tables").ok().out
     finally:
-        host.run("ip", "link", "delete", "others").ok()
-        host.run("nft", "delete", "table", "ip", "others")
+        told.two.run("ip", "link", "delete", "others").ok()
+        told.two.run("nft", "delete", "table", "ip", "others")
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ class Kernel:
     scripts: list[str] = field(default_factory=list)
     tracked: set[IPv4Address] = field(default_factory=set)
     asked: list[o.Change] = field(default_factory=list)
+    restored: list[tuple[str, tuple[str, ...], tuple[int, ...]]] = field(default_factory=list)
     has_ipv6: bool = False
     is_stubborn: bool = False
     """Forgets no flow."""
@@ -30,7 +31,8 @@ class Kernel:
             monkeypatch.setattr(commands, name, getattr(self, name))
         monkeypatch.setattr(commands, "allow_loopback_clients", lambda bridge: None)
         monkeypatch.setattr(commands, "has_ipv6", lambda: self.has_ipv6)
-        for name in ("read", "apply", "turn_back"):
+        monkeypatch.setattr(commands, "outer_ports", self.outer_ports)
+        for name in ("read", "apply", "turn_back", "restore_bridge"):
             monkeypatch.setattr(netlink, name, getattr(self, name))
         monkeypatch.setattr(network, "_interfaces", lambda: frozenset(self.bridges))
         return self
@@ -75,6 +77,13 @@ class Kernel:
         found = self.tunnels[device]
         kept = frozenset(one for one in found.neighbours if one.address != address)
         self.tunnels[device] = replace(found, neighbours=kept | new)
+
+    async def outer_ports(self, pid: int, subnet: str) -> list[int]:
+        return [7]
+
+    def restore_bridge(self, bridge: str, addresses: tuple[str, ...], ports: tuple[int, ...]) -> None:
+        self.restored.append((bridge, addresses, ports))
+        self.bridges.add(bridge)
 
     def turn_back(self, bridges: Iterable[str]) -> tuple[str, ...]:
         return ()

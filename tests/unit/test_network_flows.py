@@ -67,3 +67,16 @@ def test_conntracks_listing_tells_who_answers() -> None:
 
 def test_flows_outside_the_mesh_are_others() -> None:
     assert strangers([ONE, IPv4Address("10.9.0.7")], picture()) == {ONE}
+
+
+INSIDE = """[
+  {"ifname": "lo", "addr_info": [{"family": "inet", "local": "127.0.0.1"}]},
+  {"ifname": "eth0", "link_index": 19, "addr_info": [{"family": "inet", "local": "10.0.1.5"}]},
+  {"ifname": "eth1", "link_index": 21, "addr_info": [{"family": "inet6", "local": "fe80::1"},
+                                                     {"family": "inet", "local": "10.0.2.5"}]}
+]"""
+
+
+def test_a_container_s_own_listing_tells_which_link_outside_leads_to_a_network() -> None:
+    assert commands.links_to(INSIDE, "10.0.2.0/24") == [21]
+    assert commands.links_to(INSIDE, "10.0.3.0/24") == []

@@ -67,7 +67,14 @@ def entries(found: o.Overlay) -> dict[str, str]:
 
 def test_the_tunnel_is_the_network_s_and_this_node_s() -> None:
     assert overlay().tunnel == o.Tunnel(
-        DEVICE, 4097, 4789, local="192.0.2.1", bridge="shb-net1", mac="02:42:0a:00:01:02", mtu=1400
+        DEVICE,
+        4097,
+        4789,
+        local="192.0.2.1",
+        bridge="shb-net1",
+        mac="02:42:0a:00:01:02",
+        address="10.0.1.2/24",
+        mtu=1400,
     )
 
 
@@ -133,7 +140,8 @@ def _tunnels(name: str) -> st.SearchStrategy[o.Tunnel]:
     return st.builds(
         o.Tunnel, name=st.just(name), vni=st.sampled_from([4097, 4098]), port=st.just(4789),
         local=st.sampled_from(["", "192.0.2.1"]), bridge=st.sampled_from(["", "shb-net1"]),
-        mac=st.just("02:42:0a:00:01:02"), mtu=st.sampled_from([1400, 1450]), is_up=st.booleans(),
+        mac=st.just("02:42:0a:00:01:02"), address=st.sampled_from(["", "10.0.1.2/24"]),
+        mtu=st.sampled_from([1400, 1450]), is_up=st.booleans(),
         is_quiet=st.booleans(),
     )  # fmt: skip
 

@@ -13,6 +13,7 @@ from nodeagent.network import network as module
 from nodeagent.network.network import NodeNetwork
 from nodeagent.network.sixes import address6
 from nodeagent.ports import ContainerNetwork, NetworkEndpoint
+from nodeagent.tasks.container import NODE_LABEL
 from shoal.api.errors import EngineError
 from shoal.api.meta import Meta, Ref
 from shoal.api.objects import (
@@ -216,6 +217,25 @@ async def test_a_container_is_wired_as_its_networks_say(
     await node.program(told())
     service = make_service(networks=tuple(NetworkUse(name) for name in networks))
     assert await node.prepare(make_task(service, addresses=addresses)) == expected
+
+
+async def test_a_deleted_bridge_with_containers_on_it_is_made_anew_and_they_are_put_back(
+    node: NodeNetwork, kernel: Kernel, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await node.program(told())
+    engine.images.add("web")
+    labels = {NODE_LABEL: "n1"}
+    networking = {"EndpointsConfig": {"shoal-net-front.net1": {}}}
+    await engine.start(
+        await engine.create("web.1.a", {"Image": "web", "Labels": labels, "NetworkingConfig": networking})
+    )
+    kernel.bridges.discard("shb-net1")
+    monkeypatch.setattr(module, "CHECK_AFTER_S", -1.0)
+
+    await node.program(told())
+
+    assert kernel.restored == [("shb-net1", ("10.0.1.2/24",), (7,))]
+    assert sorted(kernel.tunnels) == ["shx-net0", "shx-net1"]
 
 
 async def test_where_the_host_has_ipv6_so_do_containers_on_the_ingress_network(
