@@ -32,6 +32,7 @@ from nodeagent.network.overlay import (
     SetNeighbour,
     SetWay,
     Tunnel,
+    device_of,
 )
 from shoal.api.errors import DataplaneError
 
@@ -52,13 +53,20 @@ def read() -> dict[str, Overlay]:
         return {name: _read(kernel, links[name]) for name in sorted(links) if name.startswith(TUNNEL_PREFIX)}
 
 
-def apply(changes: Iterable[Change]) -> None:
-    """Make changes in their order; the first that is refused ends it."""
+def apply(changes: Iterable[Change]) -> dict[str, DataplaneError]:
+    """Make changes in their order; return the devices of which one was refused, whose further ones were left out."""
     links: dict[str, int] = {}
+    refused: dict[str, DataplaneError] = {}
     with IPRoute() as kernel:
         for change in changes:
-            with _translated(_spelled(change)):
-                _apply(kernel, links, change)
+            device = device_of(change)
+            if device not in refused:
+                try:
+                    with _translated(_spelled(change)):
+                        _apply(kernel, links, change)
+                except DataplaneError as error:
+                    refused[device] = error
+    return refused
 
 
 def turn_back(bridges: Iterable[str]) -> tuple[str, ...]:
@@ -87,9 +95,10 @@ def restore_bridge(bridge: str, addresses: Iterable[str], ports: Iterable[int]) 
 
 
 def drop_tunnels() -> int:
-    """Remove every tunnel of ours; returns how many."""
+    """Remove every tunnel of ours; return how many. DataplaneError if one is not to be removed."""
     found = [name for _, name in socket.if_nameindex() if name.startswith(TUNNEL_PREFIX)]
-    apply(DropTunnel(name) for name in found)
+    for error in apply(DropTunnel(name) for name in found).values():
+        raise error
     return len(found)
 
 
@@ -212,8 +221,8 @@ def _family(address: str) -> int:
 
 def _spelled(change: Change) -> str:
     """Name a change in an error: "SetWay shx-net1 02:42:0a:00:00:04"."""
-    fields = (field.name if isinstance(field, Tunnel) else field for field in change)
-    return " ".join((type(change).__name__, *fields))
+    rest = change[1:] if not isinstance(change, MakeTunnel | MendTunnel) else ()
+    return " ".join((type(change).__name__, device_of(change), *rest))
 
 
 @contextmanager

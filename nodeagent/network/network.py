@@ -23,11 +23,11 @@ from nodeagent.assignments import Assignments
 from nodeagent.engine.contract import Engine, EngineNetwork
 from nodeagent.network import commands, netlink, rules
 from nodeagent.network.docker_networks import OURS, DockerNetwork, abandoned, wanted
-from nodeagent.network.overlay import Overlay, changes, overlays
+from nodeagent.network.overlay import Overlay, changes, overlays, tunnel_name
 from nodeagent.network.sixes import address6
 from nodeagent.ports import ContainerNetwork, NetworkEndpoint
 from nodeagent.tasks.container import NODE_LABEL
-from shoal.api.errors import EngineError
+from shoal.api.errors import DataplaneError, EngineError
 from shoal.api.objects import Attachment, Backend, ClusterSpec, Network, Object, ServiceEndpoint, Task, TaskAddress
 from shoal.api.states import Protocol
 from shoal.rules.addresses import without_mask
@@ -76,6 +76,8 @@ class NodeNetwork:
         """Those of them whose bridge, entries and rules are in force."""
         self._troubles: dict[str, str] = {}
         """Why the engine could not make a network, by its uid."""
+        self._tunnel_troubles: dict[str, str] = {}
+        """Why the kernel could not make a network's tunnel, by the network's uid."""
         self._is_engine_asked = False
         """The engine's networks are as wanted, as far as it could be asked."""
         self._overlays: Mapping[str, Overlay] | None = None
@@ -102,7 +104,8 @@ class NodeNetwork:
             while needed.keys() - self._ready.keys():
                 await self._changed.wait()
         if missing := sorted(needed.keys() - self._ready.keys()):
-            why = "; ".join(self._troubles[uid] for uid in missing if uid in self._troubles)
+            troubles = {**self._tunnel_troubles, **self._troubles}
+            why = "; ".join(troubles[uid] for uid in missing if uid in troubles)
             names = ", ".join(sorted(needed[uid] for uid in missing))
             raise EngineError(f"network {names} is not ready on this node{why and f': {why}'}", temporary=True)
         options = {use.uid: use.driver_opts for use in template.networks}
@@ -143,11 +146,12 @@ class NodeNetwork:
 
     def _is_in_force(self, assignments: Assignments) -> bool:
         """Nothing was said since the last pass, and that has left nothing undone."""
-        is_whole = self._is_engine_asked and not self._troubles and not self._stale_flows
+        is_whole = self._is_engine_asked and not (self._troubles or self._tunnel_troubles or self._stale_flows)
         return is_whole and self._in_force is assignments.objects
 
     def _announce(self, here: Iterable[DockerNetwork]) -> None:
-        self._ready = {network.uid: network for network in here if network.uid not in self._troubles}
+        troubled = self._troubles.keys() | self._tunnel_troubles.keys()
+        self._ready = {network.uid: network for network in here if network.uid not in troubled}
         self._changed.set()
         self._changed = anyio.Event()
 
@@ -226,14 +230,25 @@ class NodeNetwork:
         want = overlays(networks, told.attachments, told.backends, told.endpoints, self._node_uid, told.port, six)
         is_look = self._overlays is None
         have = self._overlays if self._overlays is not None else await to_thread.run_sync(netlink.read)
+        self._tunnel_troubles = {}
         if todo := changes(have, want):
             self._overlays = None
-            await to_thread.run_sync(netlink.apply, todo)
+            refused = await to_thread.run_sync(netlink.apply, todo)
+            if refused:
+                self._note_refused(refused, here)
+                return
             if is_look and self._served is not None:
                 log.info("tunnels_mended", changes=len(todo))
             else:
                 log.debug("tunnels_changed", changes=len(todo))
         self._overlays = want
+
+    def _note_refused(self, refused: Mapping[str, DataplaneError], here: Iterable[DockerNetwork]) -> None:
+        """A tunnel that the kernel refuses keeps its network's new tasks waiting, and nothing else."""
+        for device, error in sorted(refused.items()):
+            log.warning("tunnel_not_made", device=device, reason=str(error))
+        devices = {network.uid: tunnel_name(network.uid) for network in here}
+        self._tunnel_troubles = {uid: str(refused[name]) for uid, name in devices.items() if name in refused}
 
     def _desired(self, here: Collection[DockerNetwork], told: _Told) -> rules.Picture:
         bridges = {network.uid: network.bridge for network in here}

@@ -124,6 +124,10 @@ class DropNeighbour(NamedTuple):
 Change = MakeTunnel | MendTunnel | DropTunnel | SetFarEnd | DropFarEnd | SetWay | DropWay | SetNeighbour | DropNeighbour
 
 
+def device_of(change: Change) -> str:
+    return change.tunnel.name if isinstance(change, MakeTunnel | MendTunnel) else change.device
+
+
 @dataclass
 class _Growing:
     """One network's entries while they are collected."""

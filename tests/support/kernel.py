@@ -21,6 +21,8 @@ class Kernel:
     tracked: set[IPv4Address] = field(default_factory=set)
     asked: list[o.Change] = field(default_factory=list)
     restored: list[tuple[str, tuple[str, ...], tuple[int, ...]]] = field(default_factory=list)
+    unable: set[str] = field(default_factory=set)
+    """Devices that cannot be made."""
     has_ipv6: bool = False
     is_stubborn: bool = False
     """Forgets no flow."""
@@ -40,14 +42,22 @@ class Kernel:
     def read(self) -> dict[str, o.Overlay]:
         return dict(self.tunnels)
 
-    def apply(self, changes: Iterable[o.Change]) -> None:
+    def apply(self, changes: Iterable[o.Change]) -> dict[str, DataplaneError]:
+        refused: dict[str, DataplaneError] = {}
         for change in changes:
-            self.asked.append(change)
-            self._apply(change)
+            if (device := o.device_of(change)) not in refused:
+                self.asked.append(change)
+                try:
+                    self._apply(change)
+                except DataplaneError as error:
+                    refused[device] = error
+        return refused
 
     def _apply(self, change: o.Change) -> None:
         match change:
             case o.MakeTunnel(tunnel):
+                if tunnel.name in self.unable:
+                    raise DataplaneError(f"MakeTunnel {tunnel.name}", "Operation not supported")
                 if any(tunnel.vni == other.tunnel.vni for other in self.tunnels.values()):
                     raise DataplaneError(f"make {tunnel.name}", "File exists")
                 self.tunnels[tunnel.name] = o.Overlay(replace(tunnel, bridge="", is_up=False))

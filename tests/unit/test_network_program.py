@@ -251,6 +251,22 @@ async def test_where_the_host_has_ipv6_so_do_containers_on_the_ingress_network(
     assert any(":" in one.address for one in kernel.tunnels["shx-net0"].neighbours)
 
 
+async def test_a_tunnel_the_kernel_refuses_keeps_only_its_own_tasks_waiting(
+    node: NodeNetwork, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel.unable.add("shx-net1")
+    await node.program(told(backend(11, 2)))
+    assert list(kernel.tunnels) == ["shx-net0"]
+    assert "dnat to 10.0.0.11:80" in kernel.scripts[-1]
+    monkeypatch.setattr(module, "BRIDGE_WAIT_S", 0.0)
+    with pytest.raises(EngineError, match=r"network front is not ready on this node: .*Operation not supported"):
+        await node.prepare(make_task(addresses=(TaskAddress(FRONT, "10.0.1.20/24", ""),)))
+
+    kernel.unable.clear()
+    await node.program(told(backend(11, 2)))
+    assert sorted(kernel.tunnels) == ["shx-net0", "shx-net1"]
+
+
 async def test_a_network_the_node_left_goes_with_its_tunnel_and_rules(
     node: NodeNetwork, kernel: Kernel, engine: Engine
 ) -> None:
