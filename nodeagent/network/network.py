@@ -80,6 +80,8 @@ class NodeNetwork:
         """Why the kernel could not make a network's tunnel, by the network's uid."""
         self._is_engine_asked = False
         """The engine's networks are as wanted, as far as it could be asked."""
+        self._is_without_ipv6 = False
+        """The engine has the ingress network with IPv4 only, and containers on it, or refuses IPv6."""
         self._overlays: Mapping[str, Overlay] | None = None
         """What the kernel's tunnels are; None = not known, and they are read."""
         self._picture: rules.Picture | None = None
@@ -125,8 +127,7 @@ class NodeNetwork:
                 return
             self._in_force = None
             told = _Told.by(assignments)
-            found = wanted(told.networks, told.attachments, self._node_uid, has_ipv6=commands.has_ipv6())
-            await self._ensure_bridges({network.uid: network for network in found})
+            found = await self._ensure_bridges(told)
             interfaces = _interfaces()
             here = tuple(network for network in found if network.bridge in interfaces)
             await self._ensure_tunnels(here, told)
@@ -141,7 +142,7 @@ class NodeNetwork:
     def _forget_what_is_old(self) -> None:
         if anyio.current_time() - self._checked_at > CHECK_AFTER_S:
             self._picture = self._overlays = None
-            self._is_engine_asked, self._in_force = False, None
+            self._is_engine_asked, self._is_without_ipv6, self._in_force = False, False, None
             self._checked_at = anyio.current_time()
 
     def _is_in_force(self, assignments: Assignments) -> bool:
@@ -158,8 +159,21 @@ class NodeNetwork:
     async def _existing(self) -> dict[str, EngineNetwork]:
         return {network.name: network for network in await self._engine.networks(OURS)}
 
-    async def _ensure_bridges(self, networks: dict[str, DockerNetwork]) -> None:
-        """Have the engine make what is missing. One network it refuses, or its absence, keeps nothing else waiting."""
+    async def _ensure_bridges(self, told: _Told) -> tuple[DockerNetwork, ...]:
+        """Have the engine make what is missing; return what is wanted, without IPv6 where the engine refuses that."""
+        found = self._wanted_of(told)
+        await self._make_bridges({network.uid: network for network in found})
+        if self._is_without_ipv6 and _six(found):
+            found = self._wanted_of(told)
+            await self._make_bridges({network.uid: network for network in found})
+        return found
+
+    def _wanted_of(self, told: _Told) -> tuple[DockerNetwork, ...]:
+        has_ipv6 = commands.has_ipv6() and not self._is_without_ipv6
+        return wanted(told.networks, told.attachments, self._node_uid, has_ipv6=has_ipv6)
+
+    async def _make_bridges(self, networks: dict[str, DockerNetwork]) -> None:
+        """One network that the engine refuses, or its absence, keeps nothing else waiting."""
         if networks == self._wanted and self._is_engine_asked and not self._troubles:
             return
         self._wanted, self._is_engine_asked, self._troubles = networks, False, {}
@@ -175,6 +189,7 @@ class NodeNetwork:
             try:
                 await self._ensure_bridge(network, existing.get(network.name))
             except EngineError as error:
+                self._is_without_ipv6 |= bool(network.gateway6) and not error.temporary
                 self._troubles[network.uid] = str(error)
                 log.warning("bridge_not_created", network=network.name, reason=str(error))
         self._is_engine_asked = True

@@ -251,6 +251,22 @@ async def test_where_the_host_has_ipv6_so_do_containers_on_the_ingress_network(
     assert any(":" in one.address for one in kernel.tunnels["shx-net0"].neighbours)
 
 
+async def test_an_ingress_network_in_use_without_ipv6_stays_as_it_is(
+    node: NodeNetwork, kernel: Kernel, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await node.program(told())
+    engine.images.add("web")
+    networking = {"EndpointsConfig": {"shoal-ingress": {}}}
+    await engine.create("web.1.a", {"Image": "web", "NetworkingConfig": networking})
+    kernel.has_ipv6 = True
+    for each in (node, NodeNetwork(engine, "n1")):
+        monkeypatch.setattr(module, "CHECK_AFTER_S", -1.0)
+        await each.program(told())
+        task = make_task(addresses=(TaskAddress(INGRESS, "10.0.0.20/24", ""),))
+        assert [(one.name, one.ip6) for one in (await each.prepare(task)).endpoints] == [("shoal-ingress", "")]
+        assert "ip6" not in kernel.scripts[-1]
+
+
 async def test_a_tunnel_the_kernel_refuses_keeps_only_its_own_tasks_waiting(
     node: NodeNetwork, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
