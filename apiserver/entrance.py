@@ -39,9 +39,9 @@ log = structlog.get_logger()
 class Limits(Struct, frozen=True):
     """What strangers may take, by address and in all."""
 
-    waiting_each: int = 1536
-    waiting: int = 4096
-    """Connections in line: a socket each."""
+    waiting_each: int = 4096
+    waiting: int = 8192
+    """Connections in line, a socket each: two for each of a thousand agents that come from one address."""
     shaking_each: int = 64
     shaking: int = 256
     """Handshakes at once: some 50 kB each."""
