@@ -50,7 +50,11 @@ RETRY_MOST_S: Final = 1.0
 """Waits between tries to reach a server or the engine; jittered, so that many agents do not come at once."""
 
 SAVE_EVERY_S: Final = 1.0
-"""Assignments are stored at most so often."""
+"""Assignments are stored at most so often, in seconds."""
+
+RESTS_PER_SAVE: Final = 50.0
+"""Nor more often than once in so many times what it took: on a slow disk, or among a thousand nodes of which each is
+told of all others, storing is a fiftieth of the agent's time at most."""
 
 MAKING: Final = 8
 STARTING: Final = 8
@@ -226,6 +230,7 @@ class Agent:
         while True:
             await self._to_save.wait()
             self._to_save = anyio.Event()
+            began = self._clock.monotonic()
             try:
                 await to_thread.run_sync(
                     managers.save, self._folder, [url.removeprefix(HTTPS) for url in self._managers]
@@ -234,7 +239,7 @@ class Agent:
                     await to_thread.run_sync(memory.save, self._folder, self._assignments)
             except OSError as error:
                 log.error("assignments_not_stored", folder=str(self._folder), reason=str(error))
-            await self._clock.sleep(SAVE_EVERY_S)
+            await self._clock.sleep(max(SAVE_EVERY_S, RESTS_PER_SAVE * (self._clock.monotonic() - began)))
 
     async def _watch_engine(self) -> None:
         """Keep the listing and the description true; unreachable is unknown, not dead."""

@@ -27,9 +27,9 @@ class _Document(msgspec.Struct):
 def save(folder: Path, assignments: Assignments) -> None:
     """Replace what is stored."""
     objects = [obj for obj in assignments.objects.values() if not isinstance(obj, (Secret, Credential))]
-    document = {"revision": assignments.revision, "objects": [codec.to_builtins(obj) for obj in objects]}
+    document = {"revision": assignments.revision, "objects": objects}
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_atomic(folder / _FILE, msgspec.json.encode(document))
+    write_atomic(folder / _FILE, msgspec.json.encode(document, enc_hook=codec.enc_hook))
 
 
 def load(folder: Path) -> Assignments:
