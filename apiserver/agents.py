@@ -92,7 +92,12 @@ class Agents:
         await self._mirror.fresh()
         self._node(node)
         is_local = request.transport is None or request.transport.get_extra_info("sslcontext") is None
-        return await stream(request, self._messages(node, is_local), lambda: self._presences.beat(node))
+        return await stream(request, self._messages(node, is_local), lambda: self._heard(node))
+
+    def _heard(self, node: str) -> None:
+        """Take a beat that came down the stream; one of a node that was just removed counts no more."""
+        if not self._is_gone(node):
+            self._presences.beat(node)
 
     async def _messages(self, node: str, is_local: bool) -> AsyncGenerator[bytes, None]:
         """Yield hello, one complete set, then what changes, with requests in between, until the node is removed."""
