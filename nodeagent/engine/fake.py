@@ -62,6 +62,7 @@ class FakeEngine:
             engine_version="20.10.24", plugins=(Plugin("Network", "bridge"), Plugin("Network", "overlay")),
         )  # fmt: skip
         self.made: dict[str, Made] = {}
+        self._names: dict[str, str] = {}
         self.nets: dict[str, EngineNetwork] = {}
         self.calls: list[tuple[str, str]] = []
         self.reachable = True
@@ -93,7 +94,7 @@ class FakeEngine:
 
     async def create(self, name: str, body: Body) -> str:
         self._enter("create", name)
-        if any(made.now.name == name for made in self.made.values()):
+        if name in self._names:
             raise NameTakenError(f'Conflict. The container name "/{name}" is already in use by another container.')
         if body.get("Image") not in self.images:
             raise EngineError(f"No such image: {body.get('Image')}")
@@ -111,6 +112,7 @@ class FakeEngine:
             ),
             body,
         )
+        self._names[name] = uid
         self._tell("create", uid)
         self.crash_after("create", name)
         return uid
@@ -219,6 +221,7 @@ class FakeEngine:
     def vanish(self, container: str) -> None:
         """Somebody removed it by force."""
         made = self.made.pop(self._need(container).now.id)
+        del self._names[made.now.name]
         self._tell("destroy", made.now.id, made)
 
     def set_health(self, container: str, health: str) -> None:
@@ -246,7 +249,7 @@ class FakeEngine:
     def _find(self, container: str) -> Made | None:
         if container in self.made:
             return self.made[container]
-        return next((made for made in self.made.values() if made.now.name == container), None)
+        return self.made.get(self._names.get(container, ""))
 
     def _need(self, container: str) -> Made:
         made = self._find(container)

@@ -84,11 +84,21 @@ class Worker:
         """Take what the managers say now; the state never goes back to what they have not heard of yet."""
         if (task, backend, around, True) == (self.task, self.backend, self.around, self.wanted):
             return
+        is_echo = self._is_echo(task, backend, around)
         if task.status.state.rank > self.state.rank:
             self.state = task.status.state
+        if self.task is None:
+            self._log = log.bind(task=task.metadata.name)
         self.task, self.backend, self.around, self.wanted = task, backend, around, True
-        self._log = log.bind(task=task.metadata.name)
-        self.wake()
+        if not is_echo:
+            self.wake()
+
+    def _is_echo(self, task: Task, backend: Backend | None, around: Around) -> bool:
+        """Nothing is new but that the managers have heard of a state that was reported from here."""
+        known = self.task
+        if known is None or not self.wanted or task.status.state.rank > self.state.rank:
+            return False
+        return (task.spec, backend, around) == (known.spec, self.backend, self.around)
 
     def withdraw(self) -> None:
         """The task left the assignments."""
