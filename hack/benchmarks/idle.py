@@ -9,7 +9,8 @@ import time
 
 from hack.benchmarks import kernel
 from hack.benchmarks.figures import Figure, Report
-from hack.benchmarks.host import Place, one_host, until
+from hack.benchmarks.host import Place, one_host
+from hack.waiting import until
 
 SETTLE_S = 5.0
 MIB = 1 << 20

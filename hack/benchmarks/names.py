@@ -20,7 +20,7 @@ from pathlib import Path
 
 from hack.benchmarks import kernel
 from hack.benchmarks.figures import Figure, Report, listed, of_samples, quartiles
-from hack.benchmarks.host import until
+from hack.waiting import until
 from nodeagent.dns.feed import SOCKET
 from nodeagent.dns.named import NamesLink
 from nodeagent.dns.zone import Asker, Facts, Listener, NetworkFact, Rank, Record

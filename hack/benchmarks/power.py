@@ -11,7 +11,8 @@ from pathlib import Path
 
 from hack.benchmarks import kernel
 from hack.benchmarks.figures import Report, listed, of_samples
-from hack.benchmarks.host import COMMAND, IMAGE, until
+from hack.benchmarks.host import COMMAND, IMAGE
+from hack.waiting import until
 from tests.support.cluster import Cluster, forming
 from tests.support.lab import Lab, remove_folder
 from tests.support.user import service

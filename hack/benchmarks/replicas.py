@@ -13,7 +13,8 @@ from typing import Any
 from hack.benchmarks import kernel
 from hack.benchmarks.engine import LABEL, Engine
 from hack.benchmarks.figures import Report, listed, of_samples
-from hack.benchmarks.host import COMMAND, IMAGE, SERVICE_LABEL, Place, one_host, until
+from hack.benchmarks.host import COMMAND, IMAGE, SERVICE_LABEL, Place, one_host
+from hack.waiting import until
 
 PARALLELISMS = (3, 6, 12)
 NETWORK = "raw"

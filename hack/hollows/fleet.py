@@ -27,7 +27,7 @@ from nodeagent.tls import NodeTls
 from shoal.api.errors import ShoalError
 from shoal.api.states import Availability
 from shoal.api.tokens import Token, parse_token
-from shoal.host.joining import Remote, join, parse_remote, say_goodbye
+from shoal.host.joining import Newcomer, Remote, join, parse_remote, say_goodbye
 from shoal.machinery.clock import SystemClock
 from shoal.machinery.process import Health, ProcessOptions, process_options, run_process
 
@@ -76,7 +76,7 @@ def _count(message: Message) -> None:
     MESSAGES.labels(message.type).inc()
     objects = [memoryview(raw) for raw in (*message.objects, *message.put)]
     BYTES.labels(message.type).inc(sum(map(len, objects)))
-    tasks = sum(raw[: len(_TASK)] == _TASK and _ASSIGNED in bytes(raw) for raw in objects)
+    tasks = sum(raw.tobytes().startswith(_TASK) and _ASSIGNED in raw.tobytes() for raw in objects)
     if tasks:
         TASKS.inc(tasks)
         LAST_TASK.set(time.monotonic())
@@ -148,9 +148,10 @@ class Fleet:
 
     async def _join(self, node: Hollow) -> tuple[str, tuple[str, ...]]:
         """Become a member, however often it takes; returns the node's uid and where managers answer."""
+        newcomer = Newcomer(node.hostname, node.address, Availability.ACTIVE)
         while True:
             try:
-                found, key = await join(self._remote, self._token, node.hostname, node.address, Availability.ACTIVE)
+                found, key = await join(self._remote, self._token, newcomer)
             except ShoalError as error:
                 if error.status < 500 and error.status != 429:
                     raise
