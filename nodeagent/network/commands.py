@@ -138,11 +138,11 @@ def _read(setting: str) -> str:
         return ""
 
 
-async def forget_udp_flows(address: IPv4Address | IPv6Address) -> None:
-    """Drop tracked UDP flows that were translated to an address which serves no more; there may be none."""
+async def forget_udp_flows(stale: IPv4Address | IPv6Address | int, family: str = "ipv4") -> None:
+    """Drop tracked UDP flows that lead to an address, or were begun to a port; there may be none."""
+    which = ("--orig-port-dst", str(stale)) if isinstance(stale, int) else ("--reply-src", str(stale))
     try:
-        family = "ipv4" if address.version == 4 else "ipv6"
-        await run(("conntrack", "-D", "-f", family, "-p", "udp", "--reply-src", str(address)))
+        await run(("conntrack", "-D", "-f", family, "-p", "udp", *which))
     except DataplaneError as error:
         if "0 flow entries" not in error.stderr:
             raise

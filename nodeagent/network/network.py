@@ -13,7 +13,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 import anyio
 import structlog
@@ -88,8 +88,8 @@ class NodeNetwork:
         """What the rules say; None = they are not known, and are written anew."""
         self._served: rules.Picture | None = None
         """The last picture in force, kept while rules are written anew; None = this process has made none yet."""
-        self._stale_flows: set[IPv4Address] = set()
-        """Addresses that serve no more, whose tracked flows have yet to be forgotten."""
+        self._stale_flows: set[IPv4Address | int] = set()
+        """Addresses that serve no more, and ports that do so again: their tracked flows have yet to be forgotten."""
         self._in_force: Mapping[str, Object] | None = None
         """The assignments' objects that the last pass brought into force; None = it did not come to its end."""
         self._checked_at = float("-inf")
@@ -292,22 +292,30 @@ class NodeNetwork:
         await self._forget_flows(picture)
 
     async def _forget_flows(self, picture: rules.Picture) -> None:
-        """Forget UDP flows to what serves no more, also to what vanished while no agent ran; a failure is made up."""
+        """Forget UDP flows to what serves no more, also to what vanished while no agent ran; a failure is made up.
+
+        Rules are in force before: what is forgotten is tracked anew as they say.
+        """
         if self._served is not None:
             self._stale_flows |= rules.vanished(self._served, picture, Protocol.UDP)
+            self._stale_flows |= rules.appeared(self._served, picture, Protocol.UDP)
         elif picture.bridges:
             self._stale_flows |= rules.strangers(await commands.udp_flow_targets(), picture, Protocol.UDP)
         self._served = picture
-        for address in sorted(self._stale_flows):
-            await commands.forget_udp_flows(address)
+        for stale in sorted(self._stale_flows, key=int):
+            await commands.forget_udp_flows(stale)
             if picture.six:
-                await commands.forget_udp_flows(address6(picture.six, str(address)))
-            self._stale_flows.discard(address)
+                await commands.forget_udp_flows(_stale6(stale, picture.six), family="ipv6")
+            self._stale_flows.discard(stale)
 
 
 def _six(here: Iterable[DockerNetwork]) -> str:
     """Return the uid of the network that has an IPv6 side on this node, "" if none has."""
     return next((network.uid for network in here if network.gateway6), "")
+
+
+def _stale6(stale: IPv4Address | int, six: str) -> IPv6Address | int:
+    return address6(six, str(stale)) if isinstance(stale, IPv4Address) else stale
 
 
 def _endpoint(network: DockerNetwork, address: TaskAddress, options: Mapping[str, str]) -> NetworkEndpoint:

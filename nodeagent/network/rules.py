@@ -297,6 +297,14 @@ def vanished(old: Picture, new: Picture, protocol: Protocol = Protocol.UDP) -> f
     return _addresses(old, protocol) - _addresses(new, protocol)
 
 
+def appeared(old: Picture, new: Picture, protocol: Protocol = Protocol.UDP) -> frozenset[int]:
+    """Return published ports of a protocol that lead somewhere now and did not before.
+
+    What a client sent meanwhile was tracked as meant for the host itself, and would go on to be.
+    """
+    return frozenset(key.published for key in new.ports.keys() - old.ports.keys() if key.protocol is protocol)
+
+
 def strangers(
     tracked: Iterable[IPv4Address], picture: Picture, protocol: Protocol = Protocol.UDP
 ) -> frozenset[IPv4Address]:

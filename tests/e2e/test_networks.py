@@ -19,6 +19,9 @@ from tests.support.user import GENEROUS_S, service, shell, start
 MENDED_WITHIN_S = 45.0
 """What was deleted by hand is back within 30 s; the rest is for a loaded machine."""
 
+ASK_FROM_4555 = ASK.replace("client.settimeout(3)", 'client.bind(("", 4555)); client.settimeout(0.3)')
+"""As ASK, but always from one port, so that connection tracking takes all questions for one flow."""
+
 ECHO_SERVER = f"exec chroot /host {sys.executable} -c '{ECHO}'"
 """The last line of a script in a container with the host's files at /host."""
 
@@ -164,6 +167,21 @@ def test_what_was_altered_by_hand_is_mended_and_what_others_made_stays(told: Clu
         told.two.run("nft", "delete", "table", "ip", "others")
 
 
+def test_a_udp_client_s_flow_follows_the_service_from_host_to_host_and_over_a_gap(cluster: Cluster, lab: Lab) -> None:
+    def asked() -> bool:
+        command = (sys.executable, "-c", ASK_FROM_4555, cluster.boss.address, "8141")
+        return lab.in_fabric(*command, check=False).stdout.strip() == FABRIC_ADDRESS
+
+    for host in (cluster.two, cluster.three):
+        only = {"placement": {"constraints": [f"node.hostname == {host.name}"]}}
+        start(cluster.boss, service("told", ports=["8141:53/udp"], mounts=["/:/host:ro"], **only, **shell(TELL)))
+        eventually(lambda host=host: bool(host.docker("ps -q").ok().out) and asked(), within=GENEROUS_S)  # type: ignore[misc]
+    cluster.boss.shoal("scale told=0").ok()
+    eventually(lambda: not asked(), within=GENEROUS_S)
+    cluster.boss.shoal("scale told=1").ok()
+    eventually(asked, within=GENEROUS_S)
+
+
 @pytest.fixture
 def stream(told: Cluster, lab: Lab) -> Iterator[subprocess.Popen[str]]:
     """A client outside that asks the second host all the time, for twelve seconds."""
@@ -186,3 +204,14 @@ def test_agents_that_are_killed_and_start_again_interrupt_nothing(told: Cluster,
     count, _, lost = stream.communicate(timeout=60)[0].partition(" ")
     assert lost.strip() == "[]"
     assert int(count) > 0
+
+
+def test_a_host_that_leaves_keeps_no_tunnel_and_no_rule(cluster: Cluster) -> None:
+    """The last one here: the host stays away."""
+    host = cluster.three
+    assert devices(host)
+    host.shoal("leave").ok()
+    assert devices(host) == []
+    assert "shb-" not in host.run("ip", "-o", "link").ok().out
+    assert "shoal" not in host.run("nft", "list", "tables").ok().out
+    assert "shoal-mesh" not in host.run("iptables", "-S").ok().out

@@ -18,7 +18,8 @@ class Kernel:
     tunnels: dict[str, o.Overlay] = field(default_factory=dict)
     bridges: set[str] = field(default_factory=set)
     scripts: list[str] = field(default_factory=list)
-    tracked: set[IPv4Address] = field(default_factory=set)
+    tracked: set[IPv4Address | int] = field(default_factory=set)
+    """UDP flows: the addresses they lead to, and the ports they were begun to while nothing served those."""
     asked: list[o.Change] = field(default_factory=list)
     restored: list[tuple[str, tuple[str, ...], tuple[int, ...]]] = field(default_factory=list)
     unable: set[str] = field(default_factory=set)
@@ -108,9 +109,9 @@ class Kernel:
         self.bridges.discard(name)
 
     async def udp_flow_targets(self) -> frozenset[IPv4Address]:
-        return frozenset(self.tracked)
+        return frozenset(one for one in self.tracked if isinstance(one, IPv4Address))
 
-    async def forget_udp_flows(self, address: IPv4Address | IPv6Address) -> None:
+    async def forget_udp_flows(self, stale: IPv4Address | IPv6Address | int, family: str = "ipv4") -> None:
         if self.is_stubborn:
             raise DataplaneError("conntrack", "no buffer space")
-        self.tracked -= {address}
+        self.tracked -= {stale}

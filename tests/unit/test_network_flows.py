@@ -44,6 +44,18 @@ async def test_flows_to_a_vanished_backend_are_forgotten(kernel: Kernel, rewritt
 
 
 @pytest.mark.anyio
+async def test_flows_begun_to_a_port_while_nothing_served_it_are_forgotten_when_something_does(kernel: Kernel) -> None:
+    network = NodeNetwork(FakeEngine(), "n1")
+    await network._ensure_rules(picture(ONE, TWO))
+    await network._ensure_rules(Picture(bridges=(("shb-a", "10.0.0.0/24"),)))
+    kernel.tracked.add(53)
+    await network._ensure_rules(Picture(bridges=(("shb-a", "10.0.0.0/24"),)))
+    assert 53 in kernel.tracked
+    await network._ensure_rules(picture(TWO))
+    assert 53 not in kernel.tracked
+
+
+@pytest.mark.anyio
 async def test_flows_to_a_backend_that_vanished_while_no_agent_ran_are_forgotten(kernel: Kernel) -> None:
     await NodeNetwork(FakeEngine(), "n1")._ensure_rules(picture(TWO))
     assert kernel.tracked == {TWO}
