@@ -207,7 +207,6 @@ def test_agents_that_are_killed_and_start_again_interrupt_nothing(told: Cluster,
 
 
 def test_a_host_that_leaves_keeps_no_tunnel_and_no_rule(cluster: Cluster) -> None:
-    """The last one here: the host stays away."""
     host = cluster.three
     assert devices(host)
     host.shoal("leave").ok()
