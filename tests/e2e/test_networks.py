@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.test_ports import ASK, ECHO, STREAM
-from tests.support.cluster import Cluster, forming
+from tests.support.cluster import Cluster
 from tests.support.lab import FABRIC_ADDRESS, Host, Lab, eventually
 from tests.support.user import GENEROUS_S, service, shell, start
 
@@ -33,22 +33,6 @@ httpd -p 80 -h /tmp/www
 {ECHO_SERVER}
 """
 """A web server that tells who answers whom at /cgi-bin/me, and a UDP server that tells each client its address."""
-
-
-@pytest.fixture(scope="module")
-def formed(lab: Lab) -> Iterator[Cluster]:
-    with forming(lab, 41, 42, 43) as found:
-        yield found
-
-
-@pytest.fixture
-def cluster(formed: Cluster, request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """Three hosts without services."""
-    request.node.lab_hosts = formed.hosts
-    yield formed
-    formed.boss.shoal("delete service told --ignore-not-found").ok()
-    for host in formed.hosts:
-        eventually(lambda host=host: not host.docker("ps -q").ok().out, within=GENEROUS_S)  # type: ignore[misc]
 
 
 @pytest.fixture
