@@ -32,7 +32,8 @@ class Crowd:
         ended = next((one for one in self.children if one.has_ended), None)
         if ended is not None:
             raise AssertionError(f"{ended.name} has ended: {ended.said()}")
-        return "; ".join(text.strip() for text in (_asked(path, "/readyz") for path in self.sockets) if text != "ok\n")
+        said = (_asked(path, "/readyz").strip() for path in self.sockets)
+        return "; ".join(dict.fromkeys(text for text in said if text != "ok"))
 
     def wait(self, within_s: float = 300.0) -> None:
         """Return when every node is connected and holds its assignments."""
@@ -85,6 +86,6 @@ def _asked(path: Path, what: str) -> str:
         connection.request("GET", what)
         return connection.getresponse().read().decode()
     except OSError:
-        return "not started yet"
+        return "starting"
     finally:
         connection.close()
