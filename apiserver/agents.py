@@ -37,6 +37,9 @@ BOOKMARK_S: Final = 5.0
 PAUSE_S_PER_STREAM: Final = 0.001
 """Seconds that news which can wait are gathered for, for each open stream: so at most a thousand messages a second."""
 
+_DIGITS: Final = 19
+"""Of the largest revision that etcd counts to."""
+
 log = structlog.get_logger()
 
 
@@ -92,12 +95,19 @@ class Agents:
         await self._mirror.fresh()
         self._node(node)
         is_local = request.transport is None or request.transport.get_extra_info("sslcontext") is None
-        return await stream(request, self._messages(node, is_local), lambda: self._heard(node))
+        return await stream(request, self._messages(node, is_local), lambda line: self._heard(node, line.strip()))
 
-    def _heard(self, node: str) -> None:
-        """Take a beat that came down the stream; one of a node that was just removed counts no more."""
+    def _heard(self, node: str, line: bytes) -> None:
+        """Take a beat that came down the stream, perhaps with how far the node is programmed.
+
+        One of a node that was just removed counts no more.
+        """
         if not self._is_gone(node):
-            self._presences.beat(node)
+            self._beat(node, int(line) if line.isdigit() and len(line) <= _DIGITS else None)
+
+    def _beat(self, node: str, applied: int | None) -> None:
+        mirror = self._mirror
+        self._presences.beat(node, min(applied - mirror.base, mirror.revision) if applied is not None else None)
 
     async def _messages(self, node: str, is_local: bool) -> AsyncGenerator[bytes, None]:
         """Yield hello, one complete set, then what changes, with requests in between, until the node is removed."""
@@ -229,8 +239,7 @@ class Agents:
         except (ValueError, RecursionError) as error:
             raise InvalidError([Fault("", f"not a report: {error}")]) from error
         self._node(uid)
-        applied = report.applied - self._mirror.base if report.applied is not None else None
-        self._presences.beat(uid, min(applied, self._mirror.revision) if applied is not None else None)
+        self._beat(uid, report.applied)
         refused: dict[str, str] = {}
         if report.tasks:
             refused = await merge_statuses(self._mirror, self._writer, uid, report.tasks)

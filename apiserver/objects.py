@@ -369,11 +369,11 @@ def json_response(body: bytes, status: int = 200) -> web.Response:
 
 
 async def stream(
-    request: web.Request, lines: AsyncGenerator[bytes, None], heard: Callable[[], None] = lambda: None
+    request: web.Request, lines: AsyncGenerator[bytes, None], heard: Callable[[bytes], None] = lambda _: None
 ) -> web.StreamResponse:
     """Send lines until they end or the client goes; one that stops reading is cut off.
 
-    `heard` is called for each sign of life that comes as part of the request's body.
+    `heard` is called for each line that comes as part of the request's body: a sign of life.
     """
     response = web.StreamResponse(headers={"Content-Type": "application/json-lines", "Cache-Control": "no-store"})
     await response.prepare(request)
@@ -403,11 +403,11 @@ async def _sent(response: web.StreamResponse, line: bytes) -> bool:
     return False
 
 
-async def _end_with(request: web.Request, scope: anyio.CancelScope, heard: Callable[[], None]) -> None:
+async def _end_with(request: web.Request, scope: anyio.CancelScope, heard: Callable[[bytes], None]) -> None:
     """Cancel once the client is gone: a quiet stream would never notice. One that goes on sending ends by itself."""
     with suppress(ConnectionError):
-        async for _ in request.content.iter_any():
-            heard()
+        async for line in request.content:
+            heard(line)
     while request.transport is not None and not request.transport.is_closing():  # noqa: ASYNC110  aiohttp has no event
         await anyio.sleep(GONE_S)
     scope.cancel()

@@ -84,6 +84,7 @@ class ApiClient:
         self._at = 0
         self._sessions: dict[str, aiohttp.ClientSession] = {}
         self._beats: anyio.Event | None = None
+        self._beat_line = b"\n"
 
     async def __aenter__(self) -> Self:
         return self
@@ -98,7 +99,7 @@ class ApiClient:
     async def assignments(self) -> AsyncIterator[AsyncIterator[Message]]:
         """Open the stream. UnavailableError, also from the stream itself, when the server is gone or silent."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=SILENCE_S)
-        self._beats = anyio.Event()
+        self._beats, self._beat_line = anyio.Event(), b"\n"
         try:
             async with AsyncExitStack() as stack:
                 call = self._call("GET", "/assignments?watch=1", timeout=timeout, data=self._beating())
@@ -112,19 +113,25 @@ class ApiClient:
             last.set()
 
     async def _beating(self) -> AsyncIterator[bytes]:
-        """The body of the request for assignments: an empty line for each beat, as long as the stream is open.
+        """The body of the request for assignments: a line for each beat, as long as the stream is open.
 
         The first goes at once, since the head of a request is not sent before its body begins.
         """
         while self._beats is not None:
-            yield b"\n"
+            line, self._beat_line = self._beat_line, b"\n"
+            yield line
             await self._beats.wait()
             self._beats = anyio.Event() if self._beats is not None else None
 
-    def beat(self) -> bool:
-        """Give a sign of life down the open stream, which is a fiftieth of a report's work; False if none is open."""
+    def beat(self, applied: int | None = None) -> bool:
+        """Give a sign of life down the open stream, which is a fiftieth of a report's work; False if none is open.
+
+        `applied`: up to which revision the node's network is programmed, None = nothing new.
+        """
         if self._beats is None:
             return False
+        if applied is not None:
+            self._beat_line = b"%d\n" % applied
         self._beats.set()
         return True
 

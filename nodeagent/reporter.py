@@ -46,8 +46,11 @@ log = structlog.get_logger()
 class Sink(Protocol):
     async def report(self, report: Report) -> Receipt: ...
 
-    def beat(self) -> bool:
-        """Give a sign of life the cheap way; False where there is none, and an empty report must do."""
+    def beat(self, applied: int | None = None) -> bool:
+        """Give a sign of life the cheap way, and say how far the node is programmed if that is news.
+
+        False where there is no such way, and a report must do.
+        """
 
 
 class Reporter:
@@ -119,7 +122,7 @@ class Reporter:
             if not (retry_s or self._pending or self._unsent):
                 await wait(self._clock, self._news, self._period_s / BEATS_PER_PERIOD)
             self._news = anyio.Event()
-            if self._sink.beat() and not (retry_s or self._pending or self._unsent):
+            if self._beat() and not (retry_s or self._pending or self._unsent):
                 pause_s = 0.0
                 continue
             try:
@@ -128,6 +131,13 @@ class Reporter:
             except (UnavailableError, NotFoundError, ForbiddenError) as error:
                 retry_s = pause_s = min(RETRY_MOST_S, max(RETRY_FIRST_S, retry_s * 2))
                 log.debug("report_lost", reason=str(error), retry_s=retry_s)
+
+    def _beat(self) -> bool:
+        """Give a sign of life; whatever becomes of it, a new connection is told again what it said."""
+        has_beaten = self._sink.beat(self._applied if "applied" in self._unsent else None)
+        if has_beaten:
+            self._unsent.discard("applied")
+        return has_beaten
 
     def _gap_s(self) -> float:
         on_their_way = sum(said.state.rank < TaskState.RUNNING.rank for said in self._said.values())

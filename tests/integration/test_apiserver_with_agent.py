@@ -148,6 +148,7 @@ async def test_a_beat_down_the_stream_is_heard_without_a_report(api: Api) -> Non
         async with client.assignments() as messages:
             await anext(messages)
             await eventually(lambda: is_heard(wanted=False))
-            assert client.beat()
+            assert client.beat(applied=2)
             await eventually(lambda: is_heard(wanted=True))
+            assert api.server.presences.now().applied == {NODE.metadata.uid: 2}
         assert not client.beat()

@@ -36,6 +36,7 @@ class Server:
         self.is_up = True
         self.has_stream = False
         self.beats = 0
+        self.applied: list[int] = []
         self.gate = anyio.Event()
         self.gate.set()
 
@@ -46,8 +47,10 @@ class Server:
         await self.gate.wait()
         return Receipt("5s")
 
-    def beat(self) -> bool:
+    def beat(self, applied: int | None = None) -> bool:
         self.beats += self.has_stream
+        if self.has_stream and applied is not None:
+            self.applied.append(applied)
         return self.has_stream
 
     def told(self) -> list[tuple[str, TaskState]]:
@@ -84,6 +87,22 @@ async def test_while_its_stream_is_open_an_idle_agent_beats_there_and_reports_no
     await desk.pass_time(10)
     assert len(desk.server.reports) == 1
     assert desk.server.beats == 11, "with its report, and five times a period"
+
+
+@pytest.mark.anyio
+async def test_while_its_stream_is_open_how_far_it_is_programmed_goes_there_once_and_again_to_the_next_server() -> None:
+    desk = Desk()
+    desk.server.has_stream = True
+    async with anyio.create_task_group() as group:
+        group.start_soon(desk.reporter.run)
+        for revision in (7, 8):
+            desk.reporter.applied(revision)
+            await desk.clock.run_for(2)
+        assert (desk.server.applied, desk.server.reports) == ([7, 8], [])
+        desk.reporter.greeted({})
+        await desk.clock.run_for(0)
+        assert desk.server.applied == [7, 8, 8]
+        group.cancel_scope.cancel()
 
 
 @pytest.mark.anyio
