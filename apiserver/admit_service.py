@@ -16,12 +16,16 @@ from apiserver import references
 from apiserver.admission import Admission, View, identity_faults, refuse, replaced, updated
 from shoal.api import codec, keys
 from shoal.api import objects as o
+from shoal.api.defaults import desired_count, effective_update
 from shoal.api.errors import Fault
 from shoal.api.meta import Meta, Owner, Ref, derived_uid
-from shoal.api.states import Protocol, PublishMode
+from shoal.api.states import Protocol, PublishMode, UpdateOrder
 from shoal.api.template import Port, TaskTemplate
 from shoal.machinery.controller import Create, Remove, Step
 from shoal.machinery.store import Compare, Exists, NoneUnder, Unchanged
+from shoal.rules import attempts
+from shoal.rules.liveness import is_drained
+from shoal.rules.slots import is_member
 
 HASH_LENGTH: Final = 16
 """Hex digits of a revision's hash: 64 bits tell apart the few templates of one service."""
@@ -46,6 +50,7 @@ def admit_service(old: o.Service | None, new: o.Service, view: View, uid: str) -
     if old is not None:
         ref = Ref(old.metadata.name, old.metadata.uid)
         faults += identity_faults(old, new) + _mode_faults(old.spec, spec)
+        faults += _order_faults(old.spec, spec, view)
     port_faults = [fault for at, port in enumerate(spec.ports) for fault in _port_faults(at, port, ref, view)]
     if faults or port_faults:
         return refuse(new, *faults, *port_faults)
@@ -86,12 +91,7 @@ def _configured(old: o.Service, new: o.Service, spec: o.ServiceSpec, ref: Ref, v
     revision, revision_steps, revision_compares = _revision(old, spec, ref, view)
     claim_steps, claim_compares = _claims(old.spec, spec, ref, view)
     use_steps, use_compares = references.held(spec, ref, view)
-    status = msgspec.structs.replace(
-        _begun_anew(old, view),
-        revision=revision.hash,
-        revision_number=revision.number,
-        previous_spec=old.spec,
-    )
+    status = attempts.after_change(msgspec.structs.replace(old, status=_begun_anew(old, view)), spec, revision)
     wanted = updated(old, labels=new.metadata.labels, spec=spec, status=status)
     steps = (*revision_steps, *claim_steps, *use_steps)
     return replaced(old, wanted, steps, (*revision_compares, *claim_compares, *use_compares))
@@ -102,6 +102,25 @@ def _begun_anew(old: o.Service, view: View) -> o.ServiceStatus:
     if not old.spec.mode.is_job:
         return old.status
     return msgspec.structs.replace(old.status, job_iteration=old.status.job_iteration + 1, last_execution=view.now)
+
+
+def _order_faults(old: o.ServiceSpec, new: o.ServiceSpec, view: View) -> list[Fault]:
+    """Refuse an update that can never converge: its tasks need a host's port while the old ones still hold it.
+
+    That is start-first on every node, or on all nodes that fit. Nodes that are down count: they may come back.
+    """
+    update = effective_update(new)
+    ports = [port.published for port in new.ports if port.mode is PublishMode.HOST and port.published]
+    held = {port.published for port in old.ports if port.mode is PublishMode.HOST}
+    shared = [port for port in ports if port in held]
+    if update.order is not UpdateOrder.START_FIRST or not shared or template_of(old) == template_of(new):
+        return []
+    fitting = [node for node in view.all(o.Node) if is_member(node, template_of(new)) and not is_drained(node)]
+    if not new.mode.is_global and len(fitting) > desired_count(old, 0):
+        return []
+    where = "every node runs one" if new.mode.is_global else f"all {len(fitting)} nodes that fit may hold one"
+    message = f"start-first cannot work with host-mode port {shared[0]}: {where}, so that no new task finds it free"
+    return [Fault("spec.update.order", f"{message}; use stop-first")]
 
 
 def _mode_faults(old: o.ServiceSpec, new: o.ServiceSpec) -> list[Fault]:

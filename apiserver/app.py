@@ -145,6 +145,7 @@ def make_app(server: Server) -> web.Application:
             _route("POST", container, server.containers.attach, "container-attach"),
             _route("DELETE", container, server.containers.detach, "container-detach"),
             _route("GET", root + "/services/{name}/logs", logs.of_service, "service-logs"),
+            _route("POST", root + "/services/{name}/rollout", objects.rollout, "service-rollout"),
             _route("GET", root + "/tasks/{name}/logs", logs.of_task, "task-logs"),
             _route("POST", root + "/nodes/{node}/certificate", membership.certificate, "certificate"),
             _route("POST", root + "/nodes/{node}/leave", membership.leave, "leave"),

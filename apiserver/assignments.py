@@ -32,6 +32,7 @@ from apiserver.mirror import (
 from shoal.api import keys
 from shoal.api import objects as o
 from shoal.machinery.cache import Cache, Change, Index
+from shoal.rules.following import is_waiting
 
 _ORDERED: Final[tuple[type[o.Object], ...]] = (
     o.Cluster, o.Node, o.Secret, o.Config, o.Network, o.Attachment, o.ServiceEndpoint, o.Backend, o.Task,
@@ -182,7 +183,7 @@ class Picture:
         elif kind is o.Network:
             self._networks_moved = True
         elif kind is o.Backend:
-            self.others_moved = True
+            self.others_moved |= isinstance(change.new, o.Backend) and is_waiting(change.new)
         elif kind is o.ServiceEndpoint:
             self.others_moved |= _is_withdrawn(change)
             if _is_published(change.old) != _is_published(change.new):

@@ -60,6 +60,7 @@ RULES: Final[Mapping[str, Access]] = {
     "object-delete": Access.PEOPLE,
     "apply": Access.PEOPLE,
     "service-logs": Access.PEOPLE,
+    "service-rollout": Access.PEOPLE,
     "task-logs": Access.PEOPLE,
     "top": Access.PEOPLE,
     "node-state": Access.PEOPLE,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -14,6 +14,8 @@ from shoal.api import objects as o
 from shoal.api.errors import Fault, InvalidError
 from shoal.api.intake import Intake, examine
 from shoal.api.meta import API_VERSION
+
+T = TypeVar("T")
 
 TRUE = frozenset({"1", "true", "yes"})
 FALSE = frozenset({"", "0", "false", "no"})
@@ -64,6 +66,14 @@ def patched(stored: o.Object, patch: Any) -> Any:
         return merged(plain, patch)
     except RecursionError as error:
         raise InvalidError("the body is nested too deeply") from error
+
+
+def understood(body: bytes, kind: type[T]) -> T:
+    """Decode a body that is no object; InvalidError says what is wrong with it."""
+    try:
+        return msgspec.convert(json_from(body), kind)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise InvalidError(f"the request is not understood: {error}") from error
 
 
 def only(query: Mapping[str, str], *known: str) -> Mapping[str, str]:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import hmac
 from datetime import timedelta
 from ipaddress import AddressValueError, IPv4Address
-from typing import Final, TypeVar
+from typing import Final
 
 import anyio
 import msgspec
 from aiohttp import web
 from msgspec import Struct
 
-from apiserver import audit
+from apiserver import audit, incoming
 from apiserver.attempts import Attempts
 from apiserver.mirror import Mirror
 from apiserver.objects import json_response
@@ -50,8 +50,6 @@ from shoal.rules.subnets import subnets_of
 
 UNITS: Final = {Role.MANAGER: "swarm-manager", Role.WORKER: "swarm-worker"}
 """Role → organisational unit of its certificates."""
-
-T = TypeVar("T")
 
 
 class JoinRequest(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
@@ -141,7 +139,7 @@ class Membership:
         return json_response(msgspec.json.encode({"certificate": certificate}))
 
     async def join(self, request: web.Request) -> web.StreamResponse:
-        wanted = _decoded(await request.read(), JoinRequest)
+        wanted = incoming.understood(await request.read(), JoinRequest)
         await self._mirror.fresh()
         self._need_token(wanted.token, request.remote or "")
         public = requested_key(wanted.csr.encode())
@@ -162,7 +160,7 @@ class Membership:
 
     async def certificate(self, request: web.Request) -> web.StreamResponse:
         """Renew a node's certificate, for the role it has now."""
-        wanted = _decoded(await request.read(), CertificateRequest)
+        wanted = incoming.understood(await request.read(), CertificateRequest)
         await self._mirror.fresh()
         uid = request.match_info["node"]
         self.need_member(uid)
@@ -193,7 +191,7 @@ class Membership:
 
     async def rotate(self, request: web.Request) -> web.StreamResponse:
         """Make a new secret for one role; the old token stops working at once."""
-        wanted = _decoded(await request.read(), RotateRequest)
+        wanted = incoming.understood(await request.read(), RotateRequest)
         secret = fresh_secret()
 
         def action() -> Action:
@@ -300,13 +298,6 @@ class Membership:
         lifetime = timedelta(seconds=cluster.spec.certificate_expiry.seconds)
         public = requested_key(csr.encode())
         return sign(self.authority(), public, subject, self._clock.now(), lifetime).decode()
-
-
-def _decoded(raw: bytes, kind: type[T]) -> T:
-    try:
-        return msgspec.json.decode(raw, type=kind)
-    except (ValueError, RecursionError) as error:
-        raise InvalidError(f"the request is not understood: {error}") from error
 
 
 def _node_name(name: str) -> str:

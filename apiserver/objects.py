@@ -14,6 +14,7 @@ from aiohttp import web
 
 from apiserver import audit, incoming, kinds, watches, wire
 from apiserver.admission import Admission, View
+from apiserver.admit_rollout import Request, admit_rollout
 from apiserver.joined import Joined, network_body
 from apiserver.lookup import find
 from apiserver.mirror import FIELD_INDEXES, Mirror
@@ -168,6 +169,16 @@ class Objects:
             new = incoming.object_from(wanted(old), kind, old)
             self._expect(old, new.metadata.resource_version)
             return rules.admit(old, new, view, "")
+
+        return await self._written(request, admit)
+
+    async def rollout(self, request: web.Request) -> web.StreamResponse:
+        """Do what is asked of a service's rollout; answers the service."""
+        incoming.only(request.query, "dryRun")
+        asked = incoming.understood(await request.read(), Request)
+
+        def admit(view: View) -> Admission:
+            return admit_rollout(find(view.cache, o.Service, request.match_info["name"]), asked, view)
 
         return await self._written(request, admit)
 

@@ -109,6 +109,9 @@ def _others() -> dict[str, Any]:
             "post": _operation("Write several objects, if all are valid", anything, _query("dryRun"), body=anything)
         },
         "/shoal/v1/services/{name}/logs": {"get": _operation("Merged logs of a service", anything, [*name, *tail])},
+        "/shoal/v1/services/{name}/rollout": {
+            "post": _operation("Pause, resume, undo or restart a rollout", anything, name, body=anything)
+        },
         "/shoal/v1/tasks/{name}/logs": {"get": _operation("Logs of a task", anything, [*name, *tail])},
         "/shoal/v1/top": {"get": _operation("CPU and memory per running task", anything, [])},
     }

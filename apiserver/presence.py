@@ -19,6 +19,7 @@ from shoal.api.meta import Meta
 from shoal.machinery.cache import Change
 from shoal.machinery.clock import Clock, wait
 from shoal.machinery.store import Delete, Put, Store, Txn
+from shoal.rules.following import is_waiting
 
 EVERY_S: Final = 1.0
 """Seconds between presences: what controllers judge freshness by."""
@@ -43,7 +44,7 @@ class Presences:
         self._told_heard: frozenset[str] = frozenset()
         self._told_applied: dict[str, int] = {}
         self._awaited = 0
-        """The newest revision at which a backend changed: what others wait to see applied."""
+        """The newest revision at which a backend changed so that others wait to see it applied."""
         self._sequence = 0
         self._lease = 0
         self._renewed_at = 0.0
@@ -62,7 +63,7 @@ class Presences:
     def changed(self, revision: int, changes: Sequence[Change], is_new: bool) -> None:
         """Note which revisions are waited for, and forget nodes that were removed or have left."""
         for change in changes:
-            if change.kind is o.Backend:
+            if isinstance(change.new, o.Backend) and is_waiting(change.new):
                 self._awaited = revision
             if isinstance(change.old, o.Node) and _is_gone(change.new):
                 self._beats.pop(change.old.metadata.uid, None)

@@ -15,6 +15,7 @@ from shoal.api.states import TaskState
 from shoal.machinery.cache import Cache
 from shoal.machinery.controller import Action, Replace
 from shoal.machinery.writer import Writer
+from shoal.rules.reports import completed
 
 ROUNDS: Final = 8
 """Times a status that met another's write to its task is merged anew before the agent is asked to come again."""
@@ -28,6 +29,7 @@ def merged(task: o.Task | None, node: str, name: str, status: o.TaskStatus) -> o
         return f"task {name} is not assigned to this node"
     if task.status.state.rank < TaskState.ASSIGNED.rank:
         return f"task {name} is not assigned yet"
+    status = completed(task, status)
     if status.state.rank < task.status.state.rank or status == task.status:
         return None
     new = msgspec.structs.replace(task, status=status)

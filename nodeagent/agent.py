@@ -35,7 +35,7 @@ from nodeagent.tasks.images import Images
 from nodeagent.tasks.worker import Tools
 from shoal.api.errors import DataplaneError, EngineError, ForbiddenError, NotFoundError, RemovedError, UnavailableError
 from shoal.api.keys import key_of
-from shoal.api.objects import Task
+from shoal.api.objects import Backend, Object, Task
 from shoal.machinery import managers
 from shoal.machinery.clock import Clock
 
@@ -103,6 +103,8 @@ class Agent:
         self._incarnation = ""
         self._managers: tuple[str, ...] = ()
         self._changed = anyio.Event()
+        self._is_awaited = False
+        """Somebody may wait for this node to follow: a task is to lose its traffic, here or elsewhere."""
         self._to_save = anyio.Event()
         self._engine_trouble = "the engine has not been reached yet"
         self._manager_trouble = NEVER_REACHED
@@ -152,9 +154,11 @@ class Agent:
             case "update":
                 put, _ = read_objects(message.put)
                 moved = {*map(key_of, put), *message.delete}
+                self._is_awaited |= any(map(_is_draining, put))
                 self._adopt(self._assignments.changed(put, message.delete, message.revision), moved)
                 self._forget(message.delete)
             case "bookmark":
+                self._is_awaited = True
                 self._adopt(self._assignments.changed((), (), message.revision), ())
             case "request":
                 group.start_soon(self._answers.answer, message.id, message.method, message.params)
@@ -214,17 +218,19 @@ class Agent:
             await self._changed.wait()
             self._changed = anyio.Event()
             target = self._assignments
+            is_awaited, self._is_awaited = self._is_awaited, False
             try:
                 await self._network.program(target)
             except (EngineError, DataplaneError) as error:
                 log.warning("network_not_programmed", revision=target.revision, reason=str(error))
                 self._changed.set()
+                self._is_awaited |= is_awaited
                 tries += 1
                 await self._clock.sleep(_jittered(tries))
             else:
                 tries = 0
                 if target.synced:
-                    self._reporter.applied(target.revision)
+                    self._reporter.applied(target.revision, is_urgent=is_awaited)
 
     async def _save(self) -> None:
         while True:
@@ -282,6 +288,10 @@ class Agent:
             await self._network.cleanup()
         except (EngineError, DataplaneError) as error:
             log.warning("networks_not_cleaned", reason=str(error))
+
+
+def _is_draining(obj: Object) -> bool:
+    return isinstance(obj, Backend) and not obj.status.ready and obj.status.drained_at is None
 
 
 def _jittered(tries: int) -> float:

@@ -1,7 +1,8 @@
 """What the agent has to say to the managers, until they have acknowledged it; and its heartbeat.
 
 A status is sent at once while nothing is under way; what is said meanwhile goes together, newest state per task. While
-many tasks are on their way at once, reports keep a little distance, because each costs every manager process a turn.
+several tasks are on their way at once, reports keep a distance, because each costs every manager process a turn; what
+somebody waits for, such as that a stopping task's traffic has ended, does not wait for it.
 """
 
 from __future__ import annotations
@@ -27,14 +28,15 @@ FIRST_PERIOD_S: Final = 5.0
 RETRY_FIRST_S: Final = 0.1
 RETRY_MOST_S: Final = 1.0
 
-BURST: Final = 5
+BURST: Final = 3
 """Tasks on their way to running at once, from which reports keep a distance."""
 
-GAP_PER_TASK_S: Final = 0.02
-GAP_MOST_S: Final = 0.5
-"""Seconds between reports in a burst, for each task on its way, and at most: 5 tasks 0.1 s, 30 tasks 0.5 s.
+GAP_PER_TASK_S: Final = 0.05
+GAP_MOST_S: Final = 1.0
+"""Seconds between reports in a burst, for each task on its way, and at most: 4 tasks 0.2 s, 30 tasks 1 s.
 
-A report is one transaction, which wakes every manager process, and containers start no sooner for it.
+A report is one transaction, and what follows it (backends, who has programmed them) three more; each wakes the manager
+processes, and containers start no sooner for it. The distance shrinks as tasks arrive: the last are told at once.
 """
 
 MOST_TASKS: Final = 1000
@@ -59,6 +61,9 @@ class Reporter:
         self._address = address
         self._pending: dict[str, TaskStatus] = {}
         self._said: dict[str, TaskStatus] = {}
+        self._on_their_way: set[str] = set()
+        """Tasks that were last said to be in a state before running."""
+        self._is_urgent = False
         self._applied: int | None = None
         self._description: NodeDescription | None = None
         self._unsent: set[str] = set()
@@ -75,13 +80,15 @@ class Reporter:
         known = self._pending.get(name) or self._said.get(name)
         if known is None or status.state.rank >= known.state.rank:
             self._pending[name] = self._said[name] = status
+            (self._on_their_way.discard if _is_there(status) else self._on_their_way.add)(name)
             self._news.set()
 
-    def applied(self, revision: int) -> None:
-        """Say up to which revision the node's network is programmed."""
+    def applied(self, revision: int, *, is_urgent: bool = False) -> None:
+        """Say up to which revision the node's network is programmed; at once if somebody waits for it."""
         if revision != self._applied:
             self._applied = revision
             self._unsent.add("applied")
+            self._is_urgent |= is_urgent
             self._news.set()
 
     def describe(self, description: NodeDescription) -> None:
@@ -96,7 +103,7 @@ class Reporter:
         `tasks` by name. What left the assignments is of interest to nobody any more.
         """
         for name in [name for name in self._said if name not in tasks]:
-            del self._said[name]
+            self.forget(name)
         self._pending = {
             name: said for name, said in self._said.items() if said.state.rank > tasks[name].status.state.rank
         }
@@ -112,25 +119,32 @@ class Reporter:
         """A task left the assignments."""
         self._said.pop(name, None)
         self._pending.pop(name, None)
+        self._on_their_way.discard(name)
 
     async def run(self) -> None:
-        """Report news at once and beat in between, for ever."""
-        pause_s = retry_s = 0.0
+        """Report news at once, or at a distance in a burst, and beat in between, for ever."""
+        retry_s = 0.0
         while True:
-            if pause_s:
-                await self._clock.sleep(pause_s)
             if not (retry_s or self._pending or self._unsent):
                 await wait(self._clock, self._news, self._period_s / BEATS_PER_PERIOD)
             self._news = anyio.Event()
             if self._beat() and not (retry_s or self._pending or self._unsent):
-                pause_s = 0.0
                 continue
             try:
                 await self._send()
-                retry_s, pause_s = 0.0, self._gap_s()
             except (UnavailableError, NotFoundError, ForbiddenError) as error:
-                retry_s = pause_s = min(RETRY_MOST_S, max(RETRY_FIRST_S, retry_s * 2))
+                retry_s = min(RETRY_MOST_S, max(RETRY_FIRST_S, retry_s * 2))
                 log.debug("report_lost", reason=str(error), retry_s=retry_s)
+                await self._clock.sleep(retry_s)
+            else:
+                retry_s = 0.0
+                await self._keep_distance(self._clock.monotonic())
+
+    async def _keep_distance(self, sent_at: float) -> None:
+        """Return when the next report may go, looking again with each news."""
+        while not self._is_urgent and (left_s := sent_at + self._gap_s() - self._clock.monotonic()) > 0:
+            await wait(self._clock, self._news, left_s)
+            self._news = anyio.Event()
 
     def _beat(self) -> bool:
         """Give a sign of life; whatever becomes of it, a new connection is told again what it said."""
@@ -140,10 +154,11 @@ class Reporter:
         return has_beaten
 
     def _gap_s(self) -> float:
-        on_their_way = sum(said.state.rank < TaskState.RUNNING.rank for said in self._said.values())
+        on_their_way = len(self._on_their_way)
         return min(GAP_MOST_S, GAP_PER_TASK_S * on_their_way) if on_their_way >= BURST else 0.0
 
     async def _send(self) -> None:
+        self._news, self._is_urgent = anyio.Event(), False
         tasks = dict(list(self._pending.items())[:MOST_TASKS])
         unsent, self._unsent = self._unsent, set()
         report = Report(
@@ -163,3 +178,7 @@ class Reporter:
                 del self._pending[name]
         for name, why in receipt.refused.items():
             log.warning("status_refused", task=name, reason=why)
+
+
+def _is_there(status: TaskStatus) -> bool:
+    return status.state.rank >= TaskState.RUNNING.rank

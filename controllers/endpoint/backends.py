@@ -45,12 +45,6 @@ class AppliedView:
     """Claims of VIPs that no Endpoint has any more."""
 
 
-def is_waiting(backend: Backend) -> bool:
-    """Some node may not have followed the last change of `ready`."""
-    status = backend.status
-    return (status.serving_at if status.ready else status.drained_at) is None
-
-
 def is_routable(task: Task, node: Node | None) -> bool:
     """Traffic may go there: it runs, it is to go on running, and its node is not lost."""
     return (

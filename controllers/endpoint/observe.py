@@ -7,10 +7,17 @@ from typing import Any, Final
 
 from controllers.endpoint.addresses import AddressView
 from controllers.endpoint.attachments import AttachmentView, NumberView, Site, address_key, number_in
-from controllers.endpoint.backends import AppliedView, BackendView, is_waiting
+from controllers.endpoint.backends import AppliedView, BackendView
 from controllers.endpoint.ledger import Pool, Waiting
 from controllers.endpoint.plan import NodeView, View
-from controllers.endpoint.ports import DYNAMIC_LABEL, FIRST_DYNAMIC, LAST_DYNAMIC, ServiceView, is_dynamic
+from controllers.endpoint.ports import (
+    DYNAMIC_LABEL,
+    FIRST_DYNAMIC,
+    LAST_DYNAMIC,
+    ServiceView,
+    explicit_claim,
+    is_dynamic,
+)
 from controllers.endpoint.sites import Sites, tunnel_end
 from controllers.endpoint.vips import Wanted, Withdrawal, is_releasing, is_withdrawing
 from shoal.api import keys
@@ -26,8 +33,10 @@ from shoal.api.objects import (
     ServiceEndpoint,
     Task,
 )
-from shoal.api.states import NodeState, Protocol
+from shoal.api.states import NodeState, Protocol, PublishMode
+from shoal.api.template import Port
 from shoal.machinery.cache import Cache, Index
+from shoal.rules.following import is_waiting
 from shoal.rules.networks import INGRESS_LABEL
 
 AT_ONCE: Final = 500
@@ -176,7 +185,20 @@ def _observe_service(uid: str, cache: Cache) -> ServiceView | None:
     if service is None and endpoint is None:
         dynamic += tuple(_vips(held).values())
     networks = tuple(_wanted_networks(service, held, pool, cache)) if service is not None else ()
-    return ServiceView(service, endpoint, dynamic, _free_ports(service, pool), networks)
+    ports = [claim for _, claim in sorted(held.items()) if claim.key.startswith("claims/port/")]
+    explicit = tuple(claim for claim in ports if DYNAMIC_LABEL not in claim.metadata.labels)
+    taken = frozenset(
+        port
+        for port in (service.spec.ports if service is not None else ())
+        if port.published and explicit_claim(port, uid) not in held and _is_taken(port, pool, cache)
+    )
+    return ServiceView(service, endpoint, dynamic, _free_ports(service, pool), networks, explicit, taken)
+
+
+def _is_taken(port: Port, pool: Pool, cache: Cache) -> bool:
+    if port.mode is PublishMode.HOST:
+        return cache.get(Claim, keys.ingress_port_claim(port.protocol, port.published)) is not None
+    return pool.is_port_taken(port.protocol, port.published)
 
 
 def _wanted_networks(service: Service, held: Mapping[str, Claim], pool: Pool, cache: Cache) -> Iterator[Wanted]:

@@ -1,7 +1,8 @@
 """A service's Endpoint: its ports as published, explicit ones as given, dynamic ones resolved and kept. Pure.
 
-The API server claims explicit ports with the spec. A dynamic port's claim is written with the Endpoint and labelled,
-so that it is known whose it is to give back. A resolved port stays with its target and protocol across updates.
+The API server claims explicit ports with the spec; after an automatic rollback, which brings back ports without it,
+they are claimed and given back here. A dynamic port's claim is written with the Endpoint and labelled, so that it is
+known whose it is to give back. A resolved port stays with its target and protocol across updates.
 The networks and virtual IPs that go into the same Endpoint are `vips`'s.
 """
 
@@ -22,7 +23,7 @@ from shoal.api.objects import Claim, EndpointSpec, Service, ServiceEndpoint
 from shoal.api.states import Protocol, PublishMode
 from shoal.api.template import Port
 from shoal.machinery.controller import Action, Create, Plan, Remove, Replace, Step, is_unchanged
-from shoal.machinery.store import Compare, NoneUnder
+from shoal.machinery.store import Compare, NoneUnder, Unchanged
 
 FIRST_DYNAMIC: Final = 30000
 LAST_DYNAMIC: Final = 32767
@@ -36,6 +37,8 @@ DYNAMIC: Final = {DYNAMIC_LABEL: "dynamic"}
 class ServiceView:
     """A service (None = deleted), its Endpoint, its claims that endpoint made for ports (with neither service nor
     Endpoint left: for VIPs too), and enough free ports of each protocol.
+
+    `explicit` are its claims on ports it names, `taken` those of these ports that are another's.
     """
 
     service: Service | None
@@ -43,16 +46,25 @@ class ServiceView:
     dynamic: tuple[Claim, ...]
     free: Mapping[Protocol, tuple[int, ...]]
     networks: tuple[Wanted, ...] = ()
+    explicit: tuple[Claim, ...] = ()
+    taken: frozenset[Port] = frozenset()
 
 
 def is_dynamic(port: Port) -> bool:
     return port.mode is PublishMode.INGRESS and port.published == 0
 
 
+def explicit_claim(port: Port, service_uid: str) -> str:
+    """Return the key of the claim on a port that a service names."""
+    if port.mode is PublishMode.HOST:
+        return keys.host_port_claim(port.protocol, port.published, service_uid)
+    return keys.ingress_port_claim(port.protocol, port.published)
+
+
 def plan_ports(view: ServiceView) -> Plan:
     """Bring one service's Endpoint up to date, or clear up after a service that was deleted."""
     if view.service is None:
-        claims = tuple(Action("ClaimReleased", (Remove(claim),)) for claim in view.dynamic)
+        claims = tuple(Action("ClaimReleased", (Remove(claim),)) for claim in (*view.dynamic, *view.explicit))
         return Plan((*_taken_down(view.endpoint), *claims), independent=True)
     return _plan_endpoint(view.service, view)
 
@@ -70,12 +82,15 @@ def _taken_down(endpoint: ServiceEndpoint | None) -> tuple[Action, ...]:
 
 def _plan_endpoint(service: Service, view: ServiceView) -> Plan:
     ports, fresh, missing = _resolve(service, view)
+    ports = tuple(port for port in ports if port not in view.taken)
     ref = Ref(service.metadata.name, service.metadata.uid)
     owner = Owner("Service", ref.name, ref.uid)
     mode = endpoint_mode(service.spec)
     old = view.endpoint
     networks = plan_networks(service, mode, view.networks, old)
-    problems = [f"no free {', '.join(missing)} port between {FIRST_DYNAMIC} and {LAST_DYNAMIC}"] if missing else []
+    taken = [port.published for port in service.spec.ports if port in view.taken]
+    problems = [f"port {published} is in use by another service" for published in taken]
+    problems += [f"no free {', '.join(missing)} port between {FIRST_DYNAMIC} and {LAST_DYNAMIC}"] if missing else []
     problems += [f"network {name} has no free address for the service's virtual IP" for name in networks.full]
     message = "; ".join(problems)
     spec = EndpointSpec(service=ref, mode=mode.value, ports=ports, networks=networks.entries, message=message)
@@ -87,6 +102,7 @@ def _plan_endpoint(service: Service, view: ServiceView) -> Plan:
         steps.append(Replace(replace(old, spec=spec)))
     steps += networks.steps
     compares: list[Compare] = []
+    _claim_explicit(service, view, owner, steps, compares)
     for port in fresh:
         key = keys.ingress_port_claim(port.protocol, port.published)
         steps.append(Create(make_claim(key, owner, DYNAMIC)))
@@ -100,6 +116,23 @@ def _plan_endpoint(service: Service, view: ServiceView) -> Plan:
         "EndpointWritten", tuple(steps), (is_unchanged(service), *compares), message, service, bool(message)
     )
     return Plan((action,), requeue_after=wait, because=message)
+
+
+def _claim_explicit(
+    service: Service, view: ServiceView, owner: Owner, steps: list[Step], compares: list[Compare]
+) -> None:
+    """Claim ports that the spec names and give back those it names no more: what a rollback has left to do."""
+    held = {keys.key_of(claim): claim for claim in view.explicit}
+    named = {explicit_claim(port, owner.uid): port for port in service.spec.ports if port.published}
+    steps += [Remove(claim) for key, claim in held.items() if key not in named]
+    for key, port in named.items():
+        if key in held or port in view.taken:
+            continue
+        steps.append(Create(make_claim(key, owner)))
+        if port.mode is PublishMode.HOST:
+            compares.append(Unchanged(keys.ingress_port_claim(port.protocol, port.published), 0))
+        else:
+            compares.append(NoneUnder(keys.port_claims(port.protocol, port.published)))
 
 
 def _resolve(service: Service, view: ServiceView) -> tuple[tuple[Port, ...], tuple[Port, ...], tuple[str, ...]]:

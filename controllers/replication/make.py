@@ -51,6 +51,7 @@ def new_task(
             replaces=replaces,
             start_first=start_first,
             job_iteration=service.status.job_iteration,
+            attempt=view.rollout.status.attempt if view.rollout is not None else service.status.attempt.number,
         ),
         status=TaskStatus(
             state=TaskState.NEW if waits else TaskState.PENDING,

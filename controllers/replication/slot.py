@@ -2,8 +2,8 @@
 
 A slot's current task is the one its Slot points at. Every change of it is one action, which swaps the Slot, so that
 of two replication controllers only one succeeds. Besides the current task there may be old ones: told to stop and
-not yet stopped (the current one is `ready` and waits for them), or, in a start-first update, still running until
-the current one serves.
+not yet stopped (the current one is `ready` and waits for them), or, in an update, still running until the current one
+may take over: until it is prepared (stop-first), or until it serves (start-first).
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from shoal.api.defaults import effective_rollback, effective_update
 from shoal.api.objects import Node, Task
 from shoal.api.states import DesiredState, TaskState, UpdateOrder
 from shoal.api.units import Duration
-from shoal.machinery.controller import Action, Create, Replace, still_exists
+from shoal.machinery.controller import Action, Create, Replace, is_unchanged, still_exists
 from shoal.rules.liveness import is_drained, is_lost, is_unusable
 from shoal.rules.restart import OLD_TASK_TIMEOUT, delay_left, may_restart, restart_delay
-from shoal.rules.slots import is_rolling_back, may_update
+from shoal.rules.slots import is_rolling_back
 from shoal.rules.waiting import NOTHING, time_left
 
 
@@ -41,14 +41,14 @@ def decide(view: View, held: Held, now: datetime, *, frozen: bool = False) -> De
     current = held.current
     if current is None:
         return IDLE if frozen else _fill(view, held, now)
-    if not frozen and may_update(view.rollout, view.owner, held.name) and view.is_dirty(current):
+    if not frozen and view.rights.may_update(held.name) and view.is_dirty(current):
         return _update(view, held, now)
     if not current.spec.desired_state.is_live or view.is_ended(current):
         return _restart(view, held, current, now, frozen=frozen)
     if current.spec.desired_state is DesiredState.READY:
         return _release(view, held, current, now)
     old = _superseded(view, held, current)
-    return Decision(_stop(view, old)) if old else IDLE
+    return Decision(_stop(view, held, old)) if old else IDLE
 
 
 def _fill(view: View, held: Held, now: datetime) -> Decision:
@@ -61,8 +61,9 @@ def _fill(view: View, held: Held, now: datetime) -> Decision:
 def _update(view: View, held: Held, now: datetime) -> Decision:
     """Replace a task that runs another revision than it shall, in the order the service asks for.
 
-    stop-first: the old one is told to stop, the new one is released once it has stopped. start-first: the new one
-    starts at once beside the newest old one that runs, which `_superseded` stops once the new one serves.
+    stop-first: the new one is prepared (its image pulled, its container made) beside the newest old one that runs;
+    `_superseded` stops that then, and the new one is released once it has stopped. start-first: the new one starts at
+    once beside it, and it is stopped once the new one serves.
     """
     live = [task for task in held.tasks if task.spec.desired_state.is_live]
     running = [task for task in live if task.status.state is TaskState.RUNNING and not view.is_ended(task)]
@@ -70,9 +71,13 @@ def _update(view: View, held: Held, now: datetime) -> Decision:
     if clean:
         return Decision(_adopt(view, held, clean[-1]))
     settings = (effective_rollback if is_rolling_back(view.rollout) else effective_update)(view.owner.spec)
-    kept = running[-1:] if settings.order is UpdateOrder.START_FIRST else []
+    kept = running[-1:]
     stop = [task for task in live if task not in kept]
-    return Decision(_succeed(view, held, now, "TaskUpdated", "updated", stop=stop, start_first=bool(kept)))
+    start_first = bool(kept) and settings.order is UpdateOrder.START_FIRST
+    held_back = bool(kept) and not start_first
+    return Decision(
+        _succeed(view, held, now, "TaskUpdated", "updated", stop=stop, start_first=start_first, held_back=held_back)
+    )
 
 
 def _restart(view: View, held: Held, current: Task, now: datetime, *, frozen: bool) -> Decision:
@@ -85,40 +90,54 @@ def _restart(view: View, held: Held, current: Task, now: datetime, *, frozen: bo
     stop = [current] if wanted else []
     stop += [task for task in held.live_others if not view.may_hold_container(task)]
     if frozen or not may_restart(current, held.history, now):
-        return Decision(_stop(view, stop, "TaskEnded", why)) if stop else IDLE
+        return Decision(_stop(view, held, stop, "TaskEnded", why)) if stop else IDLE
     delay = max(restart_delay(current, node), left) if wanted else None
     note = f"{why}; replaced{f' in {Duration.of(delay.total_seconds())}' if delay else ''}"
     overlaps = any(task not in stop for task in held.live_others)
     warning = wanted and (is_lost(node) or current.status.state in _BAD_ENDS)
     return Decision(
-        _succeed(view, held, now, "TaskReplaced", note, stop=stop, delay=delay, start_first=overlaps, warning=warning)
-    )
+        _succeed(
+            view, held, now, "TaskReplaced", note,
+            stop=stop, delay=delay, start_first=overlaps and current.spec.start_first,
+            held_back=overlaps and not current.spec.start_first, warning=warning,
+        )
+    )  # fmt: skip
 
 
 def _release(view: View, held: Held, current: Task, now: datetime) -> Decision:
     """Start a prepared task once its delay is over and the old one has stopped, or has had a minute to."""
-    old = _superseded(view, held, current)
     left = delay_left(current, now)
-    if _is_blocked(view, held, old):
-        left = max(left, time_left(current.metadata.created_at, OLD_TASK_TIMEOUT, now))
     if left > NOTHING:
-        return Decision(_stop(view, old) if old else None, left)
+        return Decision(wait=left)
+    old = _superseded(view, held, current)
+    if not current.spec.start_first and len(old) < len(held.live_others):
+        return Decision(_stop(view, held, old) if old else None)
+    left = _old_task_left(view, held, old, now)
+    if left > NOTHING:
+        return Decision(_stop(view, held, old) if old else None, left)
     steps = (Replace(with_desired(current, view.wanted_state)), *_told_to_stop(old))
     return Decision(Action("TaskReleased", steps, (still_exists(view.owner),)))
 
 
 def _superseded(view: View, held: Held, current: Task) -> list[Task]:
-    """Return which old tasks may stop: all, but in a start-first update the one that serves until the new one does."""
-    waits = current.spec.start_first and not view.serves(current)
-    return [task for task in held.live_others if not (waits and not view.is_ended(task))]
+    """Return which old tasks may stop: those that ended, the others once the current one may take over."""
+    return [task for task in held.live_others if view.is_ended(task) or view.may_take_over(current, task)]
 
 
-def _is_blocked(view: View, held: Held, stopping: Collection[Task]) -> bool:
+def _is_blocking(view: View, task: Task, stopping: Collection[Task]) -> bool:
     """Say whether an old task that shall stop may still run where it can be reached."""
-    return any(
-        view.may_hold_container(task) and (task in stopping or not task.spec.desired_state.is_live)
-        for task in held.tasks
-    )
+    is_stopping = task in stopping or not task.spec.desired_state.is_live
+    return is_stopping and view.may_hold_container(task)
+
+
+def _old_task_left(view: View, held: Held, stopping: Collection[Task], now: datetime) -> timedelta:
+    """Return how long to wait yet for old tasks to stop: at most a minute since they were told to.
+
+    What was written last to a task that has not ended is, but for reports on its way there, that it shall stop.
+    """
+    blocking = [task for task in held.tasks if _is_blocking(view, task, stopping)]
+    told_at = (now if task in stopping else task.metadata.updated_at or task.metadata.created_at for task in blocking)
+    return max((time_left(stamp, OLD_TASK_TIMEOUT, now) for stamp in told_at), default=NOTHING)
 
 
 def touched_by(action: Action | None) -> frozenset[str]:
@@ -139,13 +158,15 @@ def _succeed(
     stop: Collection[Task] = (),
     delay: timedelta | None = None,
     start_first: bool = False,
+    held_back: bool = False,
     warning: bool = False,
 ) -> Action:
     """Create the slot's next task and tell others to stop, together.
 
-    The next one waits as `ready` for a restart delay, and for whatever is stopping where it can be reached.
+    The next one waits as `ready` for a restart delay, for whatever is stopping where it can be reached, and, held
+    back, for an old one that goes on until it is prepared.
     """
-    waits = bool(delay) or _is_blocked(view, held, stop)
+    waits = bool(delay) or held_back or any(_is_blocking(view, task, stop) for task in held.tasks)
     desired = DesiredState.READY if waits else view.wanted_state
     task = new_task(view, held, now, desired, delay, start_first)
     steps = (Create(task), point_at(view, held, task), *_told_to_stop(stop))
@@ -159,10 +180,12 @@ def _adopt(view: View, held: Held, task: Task) -> Action:
     return Action("TaskKept", (point_at(view, held, task), *_told_to_stop(others)), (still_exists(view.owner),))
 
 
-def _stop(view: View, tasks: Iterable[Task], reason: str = "TaskSuperseded", why: str = "") -> Action:
+def _stop(view: View, held: Held, tasks: Iterable[Task], reason: str = "TaskSuperseded", why: str = "") -> Action:
+    """Tell tasks to stop, as long as the slot points where it did: what takes over must still be there to do so."""
     tasks = tuple(tasks)
+    compares = () if held.slot is None else (is_unchanged(held.slot),)
     note = f"{tasks[0].spec.service.name}.{tasks[0].spec.slot}: {why}; not replaced" if why else ""
-    return Action(reason, tuple(_told_to_stop(tasks)), note=note, about=view.owner, warning=bool(why))
+    return Action(reason, tuple(_told_to_stop(tasks)), compares, note, view.owner, warning=bool(why))
 
 
 def _told_to_stop(tasks: Iterable[Task]) -> list[Replace]:

@@ -14,7 +14,8 @@ from shoal.rules.dirtiness import is_dirty, template_of
 from shoal.rules.history import age_order
 from shoal.rules.liveness import is_unusable, may_hold_container
 from shoal.rules.networks import needs_address
-from shoal.rules.slots import revision_for_slot
+from shoal.rules.resources import capacity_of, reserved_by
+from shoal.rules.slots import Rights, is_member, rights
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,10 @@ class View:
         return DesiredState.COMPLETE if self.owner.spec.mode.is_job else DesiredState.RUNNING
 
     @cached_property
+    def rights(self) -> Rights:
+        return rights(self.rollout, self.owner)
+
+    @cached_property
     def template(self) -> TaskTemplate:
         """The newest template of the service."""
         return template_of(self.owner.spec)
@@ -71,7 +76,7 @@ class View:
 
     def wanted(self, slot: str) -> tuple[str, TaskTemplate]:
         """Return the revision a new task of the slot runs, and its template."""
-        revision = revision_for_slot(self.rollout, self.owner, slot)
+        revision = self.rights.revision(slot)
         template = self.templates.get(revision)
         newest = self.owner.status.revision
         return (newest, self.template) if template is None or revision == newest else (revision, template)
@@ -92,6 +97,20 @@ class View:
             return False
         return task.metadata.uid in self.serving or not needs_address(task.spec.template)
 
+    def may_take_over(self, task: Task, old: Task) -> bool:
+        """Say whether an old task may stop for a new one.
+
+        start-first: once that serves. stop-first: once it has its container, or waits for what the old one may hold: an
+        address, or room on a node on which it could be.
+        """
+        if task.spec.start_first:
+            return self.serves(task)
+        if task.status.state is TaskState.PENDING:
+            return bool(task.status.err) and _could_be_on(self.node_of(old), task.spec.template)
+        if task.status.state is TaskState.NEW:
+            return bool(task.status.err)
+        return TaskState.READY.rank <= task.status.state.rank <= TaskState.RUNNING.rank
+
 
 @dataclass(frozen=True)
 class Held:
@@ -110,6 +129,14 @@ class Held:
     @property
     def history(self) -> tuple[Task, ...]:
         return tuple(task for task in self.tasks if task.spec.desired_state is not DesiredState.REMOVE)
+
+
+def _could_be_on(node: Node | None, template: TaskTemplate) -> bool:
+    """Say whether nothing but other tasks keeps one from a node, as far as constraints and size tell."""
+    if node is None or not is_member(node, template):
+        return False
+    size = node.status.description
+    return not (size.cpus or size.memory) or reserved_by(template).fits_into(capacity_of(size))
 
 
 def _held(name: str, slot: Slot | None, tasks: list[Task]) -> Held:

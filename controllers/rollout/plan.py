@@ -1,54 +1,157 @@
-"""What the rollout controller decides. Pure.
+"""What the rollout controller decides: the life of a rollout. Pure.
 
-A Rollout says which slots may run the service's newest revision; replication does the replacing. A pass takes the
-stored status, begins anew if the service has a newer revision, grants slots, and notes completion. Which slots to
-grant, and when, is `grants`, and nothing else.
+    completed ──a newer revision──► updating ──all slots done──► completed       (stable := target)
+                                    updating ──too many failed──► paused          failureAction pause
+                                                       └────────► rollback_started failureAction rollback
+    rollback_started ──all slots done──► rollback_completed, ──too many failed──► rollback_paused
+
+A Rollout says which slots may run the service's newest revision (the target); replication does the replacing. A pass
+takes the stored status through four questions, each a function of its own: is something new asked for (`take_up`)?
+what became of the granted slots (`batch.watch`)? is that too bad (`failures`)? who is next (`batch.grant`)? Whatever
+the answers need later is in the status, so a pass may be the first one of a new process.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from datetime import datetime
-from typing import Final
+from collections.abc import Collection, Iterable
+from datetime import datetime, timedelta
 
-import msgspec
+from msgspec.structs import replace
 
+from controllers.rollout import batch
+from controllers.rollout.failures import action_on_failures, sentence
+from controllers.rollout.records import collect, collect_all, write
 from controllers.rollout.references import release
+from controllers.rollout.rollback import roll_back
 from controllers.rollout.view import View
-from shoal.api.meta import Meta, Owner, Ref, derived_uid
-from shoal.api.objects import Rollout, RolloutStatus
-from shoal.api.states import RolloutState
-from shoal.machinery.controller import Action, Create, Plan, Remove, Replace, still_exists
-from shoal.rules.slots import IN_PROGRESS
-
-KEPT_REVISIONS: Final = 10
-"""Revisions of a service that are kept, its newest ones."""
+from shoal.api.meta import Ref
+from shoal.api.objects import RolloutStatus, Watched
+from shoal.api.states import FailureAction, RolloutState
+from shoal.machinery.controller import Plan
+from shoal.rules.slots import BACKWARDS, IN_PROGRESS
 
 
 def plan(view: View, now: datetime) -> Plan:
-    """Move a service's rollout on, and collect revisions nobody needs."""
+    """Move a service's rollout on, and collect what nobody needs."""
     if view.service is None:
-        return Plan(tuple(_collect_all(view)), independent=True)
+        return Plan(tuple(collect_all(view)), independent=True)
     before = view.rollout.status if view.rollout is not None else _first(view)
-    after = _advance(view, before, now)
-    return Plan((*release(view, after), *_write(view, before, after), *_collect(view, after)), independent=True)
+    after = advance(view, before, now)
+    if must_roll_back(view, after):
+        return Plan((roll_back(view, after, begin, now),))
+    actions = (*release(view, after), *write(view, before, after), *collect(view, after))
+    return Plan(actions, _next_look(view, after, now), independent=True)
 
 
-def _advance(view: View, status: RolloutStatus, now: datetime) -> RolloutStatus:
-    if status.target != view.owner.status.revision:
-        status = _begin(view, status, now)
+def advance(view: View, status: RolloutStatus, now: datetime) -> RolloutStatus:
+    """Return the status one pass later; a rollout that must go back stays as it is, for `plan` to see to."""
+    status = take_up(view, status, now)
     if status.state not in IN_PROGRESS:
         return status
-    granted = grants(view, status)
-    if granted != status.granted:
-        status = msgspec.structs.replace(status, granted=granted)
-    return _complete(status, now) if _is_complete(view, status) else status
+    if view.owner.status.attempt.is_paused:
+        return _paused(status, f"{_word(status)} paused by hand")
+    settings = view.settings(status)
+    status = batch.watch(view, status, settings, now)
+    action = action_on_failures(view, status)
+    if action is FailureAction.PAUSE:
+        return _paused(status, f"{_word(status)} paused due to {sentence(view, status)}")
+    if action is FailureAction.ROLLBACK:
+        return status
+    status = batch.grant(view, status, settings, now)
+    return _completed(status, now) if batch.is_over(view, status) else status
 
 
-def grants(view: View, status: RolloutStatus) -> tuple[str, ...]:
-    """Return the slots that may run the target now: all that were dirty, at once."""
-    return status.dirty
+def must_roll_back(view: View, status: RolloutStatus) -> bool:
+    return status.state is RolloutState.UPDATING and action_on_failures(view, status) is FailureAction.ROLLBACK
+
+
+def take_up(view: View, status: RolloutStatus, now: datetime) -> RolloutStatus:
+    """Begin with what is newly asked for: another revision, or another attempt at the one under way."""
+    asked = view.owner.status.attempt
+    is_new = asked.number != status.attempt
+    if status.target != view.owner.status.revision or (is_new and asked.is_rollback):
+        return begin(view, status, now)
+    if is_new:
+        return _again(view, status, now)
+    return status
+
+
+def begin(view: View, status: RolloutStatus, now: datetime) -> RolloutStatus:
+    """Take up the service's newest revision. Where it changes no running task, it is complete with that.
+
+    So is a job's: each iteration starts anew, and nothing is replaced. What a rollout before this one has left
+    unfinished is dirty again, and what it granted is forgotten; stable is still what was last completed.
+    """
+    asked, target = view.owner.status.attempt, view.owner.status.revision
+    is_job = view.owner.spec.mode.is_job
+    dirty = () if is_job else tuple(slot for slot in view.current if view.is_dirty(slot))
+    begun = RolloutStatus(
+        service=status.service,
+        state=RolloutState.ROLLBACK_STARTED if asked.is_rollback else RolloutState.UPDATING,
+        stable=status.stable,
+        target=target,
+        attempt=asked.number,
+        granted=_others(view.current, dirty) if dirty else (),
+        dirty=dirty,
+        started_at=now,
+        message=asked.message if asked.is_rollback else "update in progress",
+    )
+    if dirty or asked.is_rollback:
+        return begun
+    return replace(begun, state=RolloutState.COMPLETED, stable=target, started_at=None, message="")
+
+
+def _others(slots: Iterable[str], dirty: Collection[str]) -> tuple[str, ...]:
+    known = set(dirty)
+    return tuple(slot for slot in slots if slot not in known)
+
+
+def _again(view: View, status: RolloutStatus, now: datetime) -> RolloutStatus:
+    """Go on with a rollout that was resumed, or whose settings were changed: earlier failures are forgiven."""
+    number = view.owner.status.attempt.number
+    if status.state not in IN_PROGRESS and status.state not in _PAUSED_FROM:
+        return replace(status, attempt=number)
+    granted = set(status.granted)
+    open_slots = (slot for slot in status.dirty if slot in granted and not view.is_updated(slot))
+    return replace(
+        status,
+        state=_PAUSED_FROM.get(status.state, status.state),
+        attempt=number,
+        watched={**status.watched, **{slot: Watched(granted_at=now) for slot in open_slots}},
+        failures={},
+        message=f"{_word(status)} in progress",
+    )
+
+
+_PAUSED_FROM = {
+    RolloutState.PAUSED: RolloutState.UPDATING,
+    RolloutState.ROLLBACK_PAUSED: RolloutState.ROLLBACK_STARTED,
+}
+
+
+def _paused(status: RolloutStatus, message: str) -> RolloutStatus:
+    is_back = status.state in BACKWARDS
+    return replace(status, state=RolloutState.ROLLBACK_PAUSED if is_back else RolloutState.PAUSED, message=message)
+
+
+def _completed(status: RolloutStatus, now: datetime) -> RolloutStatus:
+    """The target becomes the stable revision: here, and nowhere else, does stable move."""
+    is_back = status.state in BACKWARDS
+    return replace(
+        status,
+        state=RolloutState.ROLLBACK_COMPLETED if is_back else RolloutState.COMPLETED,
+        stable=status.target,
+        granted=(),
+        dirty=(),
+        watched={},
+        completed_at=now,
+        message=f"{_word(status)} completed",
+    )
+
+
+def _word(status: RolloutStatus) -> str:
+    return "rollback" if status.state in BACKWARDS else "update"
 
 
 def _first(view: View) -> RolloutStatus:
@@ -58,75 +161,9 @@ def _first(view: View) -> RolloutStatus:
     running = sorted((count, revision) for revision, count in counts.items() if revision in known)
     stable = running[-1][1] if running else view.owner.status.revision
     ref = Ref(view.owner.metadata.name, view.owner.metadata.uid)
-    return RolloutStatus(service=ref, state=RolloutState.COMPLETED, stable=stable, target=stable)
+    attempt = view.owner.status.attempt.number
+    return RolloutStatus(service=ref, state=RolloutState.COMPLETED, stable=stable, target=stable, attempt=attempt)
 
 
-def _begin(view: View, status: RolloutStatus, now: datetime) -> RolloutStatus:
-    """Take up the service's newest revision. Where it changes no running task, it is complete with that.
-
-    So is a job's: each iteration starts anew, and nothing is replaced.
-    """
-    target = view.owner.status.revision
-    is_job = view.owner.spec.mode.is_job
-    dirty = () if is_job else tuple(slot for slot in view.current if view.is_dirty(slot))
-    if not dirty:
-        return RolloutStatus(service=status.service, state=RolloutState.COMPLETED, stable=target, target=target)
-    return RolloutStatus(
-        service=status.service,
-        state=RolloutState.UPDATING,
-        stable=status.stable,
-        target=target,
-        dirty=dirty,
-        started_at=now,
-        message="update in progress",
-    )
-
-
-def _is_complete(view: View, status: RolloutStatus) -> bool:
-    return all(view.is_updated(slot) for slot in status.dirty if view.is_waited_for(slot))
-
-
-def _complete(status: RolloutStatus, now: datetime) -> RolloutStatus:
-    """The target becomes the stable revision: here, and nowhere else, does stable move."""
-    return msgspec.structs.replace(
-        status,
-        state=RolloutState.COMPLETED,
-        stable=status.target,
-        completed_at=now,
-        message="update completed",
-    )
-
-
-def _write(view: View, before: RolloutStatus, after: RolloutStatus) -> Iterator[Action]:
-    service = view.owner
-    exists = (still_exists(service),)
-    if view.rollout is None:
-        meta = Meta(
-            name=service.metadata.name,
-            uid=derived_uid(service.metadata.uid, "rollout"),
-            owner=Owner("Service", service.metadata.name, service.metadata.uid),
-        )
-        yield Action("RolloutCreated", (Create(Rollout(metadata=meta, status=after)),), exists)
-    elif after != before:
-        moved = msgspec.structs.replace(view.rollout, status=after)
-        reason = "RolloutCompleted" if after.state is RolloutState.COMPLETED else "RolloutStarted"
-        yield Action(reason, (Replace(moved),), exists, note=after.message, about=service)
-
-
-def _collect(view: View, status: RolloutStatus) -> Iterator[Action]:
-    """Forget revisions beyond the newest ten, but none that is in use."""
-    if len(view.revisions) <= KEPT_REVISIONS:
-        return
-    used = {status.stable, status.target, view.owner.status.revision, *(task.spec.revision for task in view.tasks)}
-    newest_first = sorted(view.revisions, key=lambda revision: (-revision.spec.number, revision.spec.hash))
-    for revision in newest_first[KEPT_REVISIONS:]:
-        if revision.spec.hash not in used:
-            yield Action("RevisionCollected", (Remove(revision),))
-
-
-def _collect_all(view: View) -> Iterator[Action]:
-    """Forget what a deleted service has left."""
-    if view.rollout is not None:
-        yield Action("ServiceDeleted", (Remove(view.rollout),))
-    for owned in (*view.revisions, *view.references):
-        yield Action("ServiceDeleted", (Remove(owned),))
+def _next_look(view: View, status: RolloutStatus, now: datetime) -> timedelta | None:
+    return batch.next_look(status, view.settings(status), now) if status.state in IN_PROGRESS else None

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from shoal.api.objects import Node, Reference, Revision, Rollout, Service, Slot, Task
+from shoal.api.defaults import effective_rollback, effective_update
+from shoal.api.objects import Node, Reference, Revision, Rollout, RolloutStatus, Service, Slot, Task, Update
 from shoal.api.states import TaskState
 from shoal.api.template import TaskTemplate
 from shoal.rules.dirtiness import is_dirty, template_of
+from shoal.rules.history import age_order
 from shoal.rules.liveness import is_running
-from shoal.rules.slots import may_join, slot_order
+from shoal.rules.slots import BACKWARDS, may_join, slot_order
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,24 @@ class View:
             if task.spec.desired_state.is_live:
                 found[task.spec.slot] = (*found.get(task.spec.slot, ()), task)
         return found
+
+    @cached_property
+    def _by_slot(self) -> Mapping[str, tuple[Task, ...]]:
+        found: dict[str, list[Task]] = {}
+        for task in sorted(self.tasks, key=age_order):
+            found.setdefault(task.spec.slot, []).append(task)
+        return {slot: tuple(tasks) for slot, tasks in found.items()}
+
+    def in_slot(self, slot: str) -> tuple[Task, ...]:
+        """Return all tasks of a slot that are still stored, oldest first."""
+        return self._by_slot.get(slot, ())
+
+    def revision(self, digest: str) -> Revision | None:
+        return next((revision for revision in self.revisions if revision.spec.hash == digest), None)
+
+    def settings(self, status: RolloutStatus) -> Update:
+        """Return how a rollout proceeds: a rollback has settings of its own."""
+        return (effective_rollback if status.state in BACKWARDS else effective_update)(self.owner.spec)
 
     def node_of(self, task: Task) -> Node | None:
         return None if task.spec.node is None else self.nodes.get(task.spec.node.uid)

@@ -71,7 +71,8 @@ class DockerEngine:
         self._streams = CapacityLimiter(STREAMS)
 
     async def api_version(self) -> tuple[int, int]:
-        major, minor = (await self._run(lambda: str(self._session().api_version))).split(".")
+        client = self._client or await self._run(self._session)
+        major, minor = str(client.api_version).split(".")
         return int(major), int(minor)
 
     async def describe(self) -> NodeDescription:

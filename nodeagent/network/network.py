@@ -28,7 +28,7 @@ from nodeagent.network.sixes import address6
 from nodeagent.ports import ContainerNetwork, NetworkEndpoint
 from nodeagent.tasks.container import NODE_LABEL
 from shoal.api.errors import DataplaneError, EngineError
-from shoal.api.objects import Attachment, Backend, ClusterSpec, Network, Object, ServiceEndpoint, Task, TaskAddress
+from shoal.api.objects import Attachment, Backend, ClusterSpec, Network, ServiceEndpoint, Task, TaskAddress
 from shoal.api.states import Protocol
 from shoal.rules.addresses import without_mask
 from shoal.rules.networks import is_on_bridge, is_on_host
@@ -90,8 +90,8 @@ class NodeNetwork:
         """The last picture in force, kept while rules are written anew; None = this process has made none yet."""
         self._stale_flows: set[IPv4Address | int] = set()
         """Addresses that serve no more, and ports that do so again: their tracked flows have yet to be forgotten."""
-        self._in_force: Mapping[str, Object] | None = None
-        """The assignments' objects that the last pass brought into force; None = it did not come to its end."""
+        self._in_force: _Told | None = None
+        """What was told that the last pass brought into force; None = it did not come to its end."""
         self._checked_at = float("-inf")
         self._changed = anyio.Event()
         self._lock = anyio.Lock()
@@ -123,17 +123,17 @@ class NodeNetwork:
             return  # nothing is known: what is in force stays
         async with self._lock:
             self._forget_what_is_old()
-            if self._is_in_force(assignments):
+            told = _Told.by(assignments)
+            if self._is_in_force(told):
                 return
             self._in_force = None
-            told = _Told.by(assignments)
             found = await self._ensure_bridges(told)
             interfaces = _interfaces()
             here = tuple(network for network in found if network.bridge in interfaces)
             await self._ensure_tunnels(here, told)
             await self._ensure_rules(self._desired(here, told))
             self._announce(here)
-            self._in_force = assignments.objects
+            self._in_force = told
 
     async def cleanup(self) -> None:
         async with self._lock:
@@ -145,10 +145,10 @@ class NodeNetwork:
             self._is_engine_asked, self._is_without_ipv6, self._in_force = False, False, None
             self._checked_at = anyio.current_time()
 
-    def _is_in_force(self, assignments: Assignments) -> bool:
-        """Nothing was said since the last pass, and that has left nothing undone."""
+    def _is_in_force(self, told: _Told) -> bool:
+        """Nothing of the network changed since the last pass, and that has left nothing undone."""
         is_whole = self._is_engine_asked and not (self._troubles or self._tunnel_troubles or self._stale_flows)
-        return is_whole and self._in_force is assignments.objects
+        return is_whole and self._in_force == told
 
     def _announce(self, here: Iterable[DockerNetwork]) -> None:
         troubled = self._troubles.keys() | self._tunnel_troubles.keys()

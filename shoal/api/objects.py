@@ -43,7 +43,11 @@ class Object(Struct, frozen=True, gc=False, rename="camel", tag_field="kind", kw
 
 
 class Update(Struct, frozen=True, gc=False, rename="camel"):
-    """How an update (or a rollback) proceeds; `parallelism` 0 = all at once."""
+    """How an update (or a rollback) proceeds; `parallelism` 0 = all at once.
+
+    `deadline` is Shoal's own: a slot that does not run the target so long after it was granted counts as failed; 0 =
+    it is waited for without end, as in Swarm.
+    """
 
     parallelism: int = 1
     delay: Duration = Duration(0)
@@ -51,6 +55,7 @@ class Update(Struct, frozen=True, gc=False, rename="camel"):
     monitor: Duration = Duration(5_000_000_000)
     max_failure_ratio: float = 0.0
     order: UpdateOrder = UpdateOrder.STOP_FIRST
+    deadline: Duration = Duration(600_000_000_000)
 
 
 class ServiceSpec(TaskTemplate, frozen=True, kw_only=True):
@@ -66,11 +71,28 @@ class ServiceSpec(TaskTemplate, frozen=True, kw_only=True):
     rollback: Update | None = None
 
 
+class Attempt(_Part, frozen=True):
+    """What was last asked of a service's rollout, and by whom: people (API server), or rollout to go back by itself.
+
+    `number` grows with whatever makes a rollout begin or go on anew: a changed spec (but for `replicas`), a rollback,
+    a resumption. Failures count within one attempt.
+    """
+
+    number: int = 0
+    is_rollback: bool = False
+    is_paused: bool = False
+    message: str = ""
+    """Why it goes back."""
+
+
 class ServiceStatus(_Part, frozen=True):
-    """Written with the spec by the API server: the revision the spec's template is, and the iteration of a job."""
+    """Written with the spec: the revision the spec's template is, the one it was before, and the iteration of a job."""
 
     revision: str = ""
     revision_number: int = 0
+    previous_revision: str = ""
+    """What `rollout undo` goes back to; "" = nothing, as after an automatic rollback."""
+    attempt: Attempt = Attempt()
     job_iteration: int = 0
     last_execution: datetime | None = None
     previous_spec: ServiceSpec | None = None
@@ -100,21 +122,32 @@ class Revision(Object, frozen=True, tag="Revision", kw_only=True):
     spec: RevisionSpec
 
 
+class Watched(_Part, frozen=True):
+    """A granted slot that is not done with: granted when, and since when it runs or has failed, by rollout's clock."""
+
+    granted_at: datetime
+    settled_at: datetime | None = None
+
+
 class RolloutStatus(_Part, frozen=True, kw_only=True):
-    """Which revision each slot shall run. `shoal.rules.slots.revision_for_slot` reads it.
+    """Which revision each slot shall run. `shoal.rules.slots.Rights` reads it.
 
     `granted` are the slots that may run `target`; `dirty` those that did not when the rollout began, the denominator
-    of the failure ratio. A slot outside `dirty` is new and gets the target (the stable one while paused).
+    of the failure ratio. Any other slot is new and gets the target (the stable one while paused). `watched` are the
+    granted ones whose start, delay or monitoring is not over. All four are empty once it is completed.
     """
 
     service: Ref
     state: RolloutState
     stable: str = ""
     target: str = ""
+    attempt: int = 0
+    """The service's attempt this is about."""
     granted: tuple[str, ...] = ()
     dirty: tuple[str, ...] = ()
-    failures: tuple[str, ...] = ()
-    """Uids of this rollout's tasks that failed."""
+    watched: dict[str, Watched] = {}
+    failures: dict[str, str] = {}
+    """Slot → the uid of its task that failed first in this attempt."""
     started_at: datetime | None = None
     completed_at: datetime | None = None
     message: str = ""
@@ -165,6 +198,8 @@ class TaskSpec(_Part, frozen=True):
     evicted: str = ""
     """Why placement takes the task from its node; empty = it may stay."""
     job_iteration: int = 0
+    attempt: int = 0
+    """The rollout's attempt in which the task was made."""
     restart_after: datetime | None = None
     """Replication: a `ready` replacement may be released from then on."""
     replaces: str = ""
@@ -191,7 +226,11 @@ class ContainerStatus(_Part, frozen=True):
 
 
 class TaskStatus(_Part, frozen=True):
-    """`timestamp` is when the state was reached, by the clock of who reported it."""
+    """`timestamp` is when the state was reached, by the clock of who reported it, `running_at` when `running` was.
+
+    `unasked`: it ended though it was wanted alive where it was. Both are filled in as a status is stored
+    (`shoal.rules.reports`).
+    """
 
     state: TaskState
     timestamp: datetime | None = None
@@ -199,6 +238,8 @@ class TaskStatus(_Part, frozen=True):
     err: str = ""
     container: ContainerStatus | None = None
     ports: tuple[PortStatus, ...] = ()
+    running_at: datetime | None = None
+    unasked: bool = False
 
 
 class Task(Object, frozen=True, tag="Task", kw_only=True):

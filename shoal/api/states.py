@@ -107,7 +107,6 @@ class RolloutState(StrEnum):
     UPDATING = "updating"
     PAUSED = "paused"
     COMPLETED = "completed"
-    FAILED = "failed"
     ROLLBACK_STARTED = "rollback_started"
     ROLLBACK_PAUSED = "rollback_paused"
     ROLLBACK_COMPLETED = "rollback_completed"

@@ -40,7 +40,6 @@ from shoal.api.objects import (
     Secret,
     Service,
     ServiceSpec,
-    Update,
 )
 from shoal.api.payload import problems
 from shoal.api.states import (
@@ -128,19 +127,6 @@ class NotYet(Struct, frozen=True):
 
 
 _LATER: Final = "not available yet in this version; leave it out"
-_NO_ROLLING: Final = "rolling updates are not available yet in this version: all tasks are replaced at once"
-
-
-def _rolling(field: str) -> tuple[NotYet, ...]:
-    default = Update()
-    return (
-        NotYet(f"spec.{field}.parallelism", _NO_ROLLING, lambda value: value not in (0, default.parallelism)),
-        NotYet(f"spec.{field}.delay", _NO_ROLLING),
-        NotYet(f"spec.{field}.failureAction", _NO_ROLLING, lambda value: value is not FailureAction.PAUSE),
-        NotYet(f"spec.{field}.monitor", _NO_ROLLING, lambda value: value != default.monitor),
-        NotYet(f"spec.{field}.maxFailureRatio", _NO_ROLLING),
-    )
-
 
 NOT_YET: Final[tuple[NotYet, ...]] = (
     NotYet("spec.networks[].driverOpts", f"driver options of a single attachment are {_LATER}"),
@@ -159,8 +145,6 @@ NOT_YET: Final[tuple[NotYet, ...]] = (
         f"cluster volumes and named pipes are {_LATER}, or use volume, bind or tmpfs",
         lambda kind: kind in (MountType.CLUSTER, MountType.NPIPE),
     ),
-    *_rolling("update"),
-    *_rolling("rollback"),
 )
 """Delete a row when its field works."""
 
@@ -382,6 +366,7 @@ def _update_faults(spec: ServiceSpec) -> Faults:
             yield Fault(f"{path}.parallelism", f"found {update.parallelism}, expected 0 (all at once) or more")
         yield from _not_negative(update.delay, f"{path}.delay")
         yield from _not_negative(update.monitor, f"{path}.monitor")
+        yield from _not_negative(update.deadline, f"{path}.deadline")
         if not 0 <= update.max_failure_ratio <= 1:
             yield Fault(f"{path}.maxFailureRatio", f"found {update.max_failure_ratio}, expected 0 to 1")
     if spec.rollback is not None and spec.rollback.failure_action is FailureAction.ROLLBACK:

@@ -12,12 +12,17 @@ from enum import StrEnum
 from typing import Any, Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from shoal.api.states import DesiredState, RolloutState, TaskState
 from shoal.cli.columns import RANK, at, is_job
+from shoal.cli.rolling import MOVING, batch, time_to_go
 from shoal.cli.text import moment, plural
 
 Plain = dict[str, Any]
+
+FAILED_UPDATE: Final = "an update that was rolled back"
+"""Stands for the revision that was asked for, where it is known no more but that it failed."""
 
 STABLE_S: Final = 2.0
 """Seconds a task must have run before it counts as running for good: a container may end at once."""
@@ -46,6 +51,10 @@ class Progress(Struct, frozen=True):
     desired: int = 0
     settled: bool = False
     """No task is alive or to come: the restart policy ends here."""
+    rolling: bool = False
+    """A rollout is under way: it judges itself, by its own deadline."""
+    left: str = ""
+    """What time is left, counting down."""
 
 
 def progress(service: Plain, tasks: Iterable[Plain], revision: str = "") -> Progress:
@@ -56,19 +65,25 @@ def progress(service: Plain, tasks: Iterable[Plain], revision: str = "") -> Prog
     counts = at(service, "status.replicas", {})
     desired, running, updated = (counts.get(key, 0) for key in ("desired", "running", "updated"))
     current, state = at(service, "status.revision"), at(service, "status.rollout.state")
-    is_known = at(service, "status.rollout.target") == current
-    text = _text(desired, running, updated, own)
+    is_known = at(service, "status.rollout.target") == current and _is_taken_up(service)
+    text = ", ".join(filter(None, (_text(desired, running, updated, own), batch(service) if is_known else "")))
     cause = cause_of(service, own)
     settled = _is_settled(desired, own, current)
     if revision and current != revision and state == RolloutState.ROLLBACK_COMPLETED:
-        stage, cause = Stage.ROLLED_BACK, at(service, "status.rollout.message") or cause
-    elif is_known and state in (RolloutState.PAUSED, RolloutState.ROLLBACK_PAUSED, RolloutState.FAILED):
+        stage, cause = Stage.ROLLED_BACK, at(service, "status.attempt.message") or cause
+    elif is_known and state in (RolloutState.PAUSED, RolloutState.ROLLBACK_PAUSED):
         stage, cause = Stage.FAILED, at(service, "status.rollout.message") or cause or f"the rollout is {state}"
-    elif is_known and running == desired == updated and state not in _MOVING:
+    elif is_known and running == desired == updated and state not in MOVING:
         stage = Stage.CONVERGED
     else:
         stage = Stage.GOING
-    return Progress(stage, text, cause, running, desired, settled)
+    is_rolling = is_known and state in MOVING
+    return Progress(stage, text, cause, running, desired, settled, is_rolling)
+
+
+def _is_taken_up(service: Plain) -> bool:
+    """The rollout has followed what was last asked for, such as to go on after a pause."""
+    return bool(at(service, "status.rollout.attempt", 0) == at(service, "status.attempt.number", 0))
 
 
 def _job_progress(service: Plain, tasks: list[Plain]) -> Progress:
@@ -82,9 +97,6 @@ def _job_progress(service: Plain, tasks: list[Plain]) -> Progress:
     stage = Stage.CONVERGED if completed == desired else Stage.GOING
     cause = "" if stage is Stage.CONVERGED else cause_of(service, own)
     return Progress(stage, text, cause, completed, desired, settled=bool(own) and not alive)
-
-
-_MOVING: Final = (RolloutState.UPDATING, RolloutState.ROLLBACK_STARTED)
 
 
 def _text(desired: int, running: int, updated: int, tasks: list[Plain]) -> str:
@@ -185,6 +197,10 @@ class Watch:
         found = progress(service, tasks, self._revision)
         if is_job(service):
             return self._judge_job(found, service, now_s)
+        if found.rolling:
+            self._converged_since = self._settled_since = None
+            self._most = -1
+            return replace(found, left=time_to_go(service, now))
         if found.running > self._most:
             self._most, self._gained_at = found.running, now_s
         self._settled_since = _since(self._settled_since, found.settled, now_s)
@@ -224,7 +240,7 @@ def _ended(found: Progress, service: Plain, tasks: list[Plain]) -> Progress:
 
 
 def _with(found: Progress, stage: Stage, cause: str) -> Progress:
-    return Progress(stage, found.text, cause, found.running, found.desired, found.settled)
+    return replace(found, stage=stage, cause=cause)
 
 
 def _since(before: float | None, holds: bool, now_s: float) -> float | None:

@@ -154,7 +154,7 @@ class _Screen:
             text.append("\n" if index else "")
             text.append("━" * full, style=colours[found.stage])
             text.append("━" * (_BAR - full), style="bright_black")
-            text.append(" " + sentence(name, found))
+            text.append(" " + sentence(name, found) + (f" ({found.left})" if found.left else ""))
         self._live.update(text, refresh=True)
 
 

@@ -1,4 +1,4 @@
-"""`shoal wait` and `shoal rollout status`: until something is so."""
+"""`shoal wait`: until something is so."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from shoal.api.objects import Object, Service
 from shoal.api.states import NodeState, RolloutState, TaskState
 from shoal.cli.client import Client, Plain, run
 from shoal.cli.columns import at
-from shoal.cli.columns import rollout as rollout_text
-from shoal.cli.convergence import progress
-from shoal.cli.options import api_of, complete_services, complete_targets, timeout_option
+from shoal.cli.options import api_of, complete_targets, timeout_option
 from shoal.cli.progress import TIMED_OUT, follow_services
 from shoal.cli.watched import follow
 from shoal.cli.words import targets
@@ -96,30 +94,3 @@ def condition_of(text: str) -> Callable[[Plain], bool]:
             f"known are converged, delete, FIELD=VALUE and the states {', '.join(STATES)}"
         )
     return lambda obj: text.lower() in (at(obj, "status.state"), at(obj, "status.rollout.state"))
-
-
-@click.group()
-def rollout() -> None:
-    """Follow a service's rollout."""
-
-
-@rollout.command()
-@click.argument("service", shell_complete=complete_services)
-@click.option("--no-wait", is_flag=True, help="Say how it is and return.")
-@timeout_option("10m")
-@click.pass_context
-def status(ctx: click.Context, service: str, no_wait: bool, timeout_s: float) -> int:
-    """Show how far a service's rollout is, until it is over: 0 completed, 1 failed or paused, 5 rolled back."""
-    name = service.removeprefix("service/")
-
-    async def work(client: Client) -> int:
-        obj = await client.get(Service.PLURAL, name)
-        if no_wait:
-            tasks, _ = await client.list("tasks", fields=f"spec.service.uid={at(obj, 'metadata.uid')}")
-            click.echo(f"service/{name}: {rollout_text(obj)}; {progress(obj, tasks).text}")
-            return 0
-        return await follow_services(
-            client, {str(at(obj, "metadata.name")): str(at(obj, "status.revision"))}, timeout_s
-        )
-
-    return run(api_of(ctx), work)

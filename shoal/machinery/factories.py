@@ -15,6 +15,7 @@ from shoal.api.states import Availability, DesiredState, NodeState, Role, Rollou
 from shoal.api.template import TaskTemplate
 from shoal.api.units import Bytes, Cpus
 from shoal.machinery.clock import VirtualClock
+from shoal.rules.attempts import after_change
 from shoal.rules.dirtiness import template_of
 
 
@@ -46,6 +47,15 @@ def make_service(
         spec=full,
         status=o.ServiceStatus(revision=template_hash(template_of(full)), revision_number=1, previous_spec=previous),
     )
+
+
+def changed(old: o.Service, new: o.Service) -> o.Service:
+    """Return a stored service after people have applied another one in its place."""
+    if old.spec == new.spec:
+        return codec.with_meta(old, labels=new.metadata.labels)
+    revision = o.RevisionSpec(ref_of(old), new.status.revision, new.status.revision_number, template_of(new.spec))
+    status = after_change(old, new.spec, revision)
+    return msgspec.structs.replace(codec.with_meta(old, labels=new.metadata.labels), spec=new.spec, status=status)
 
 
 def make_revision(service: o.Service, number: int = 1) -> o.Revision:

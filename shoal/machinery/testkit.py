@@ -2,6 +2,7 @@
 
 from shoal.machinery.factories import (
     at_revision,
+    changed,
     make_cluster,
     make_network,
     make_node,
@@ -23,6 +24,7 @@ __all__ = [
     "FakeAgent",
     "World",
     "at_revision",
+    "changed",
     "make_cluster",
     "make_network",
     "make_node",

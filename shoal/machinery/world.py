@@ -24,12 +24,13 @@ from shoal.api.states import DesiredState, PublishMode, TaskState
 from shoal.machinery.cache import Cache, Change
 from shoal.machinery.clock import VirtualClock
 from shoal.machinery.controller import Action, Controller, Plan, Replace
-from shoal.machinery.factories import make_revision, owner_of, template_hash
+from shoal.machinery.factories import changed, make_revision, owner_of, template_hash
 from shoal.machinery.memory import MemoryStore
 from shoal.machinery.runner import all_keys, keys_for, kinds_of, reader
 from shoal.machinery.store import Txn
 from shoal.machinery.writer import prepare, stamped
 from shoal.rules.dirtiness import template_of
+from shoal.rules.reports import completed
 
 T = TypeVar("T", bound=o.Object)
 
@@ -105,6 +106,11 @@ class World:
                 self._put_service(obj)
             else:
                 self._put(obj)
+        self._deliver()
+
+    def keep(self, obj: o.Object) -> None:
+        """Store an object just as it is given."""
+        self._put(obj)
         self._deliver()
 
     def remove(self, *objects: o.Object) -> None:
@@ -350,6 +356,10 @@ class World:
         number = known.get(digest) or max(known.values(), default=0) + 1
         status = msgspec.structs.replace(service.status, revision=digest, revision_number=number)
         service = msgspec.structs.replace(service, status=status)
+        old = self.cache.get(o.Service, keys.key_of(service))
+        if old is not None:
+            status = msgspec.structs.replace(changed(old, service).status, job_iteration=status.job_iteration)
+            service = msgspec.structs.replace(service, status=status)
         self._put(service)
         if digest not in known:
             self._put(make_revision(service, number))
@@ -454,7 +464,8 @@ class FakeAgent:
             if moment is not None:
                 heapq.heappush(self._timers, (moment, key))
             return False
-        new = msgspec.structs.replace(task, status=msgspec.structs.replace(status, timestamp=world.clock.now()))
+        status = completed(task, msgspec.structs.replace(status, timestamp=world.clock.now()))
+        new = msgspec.structs.replace(task, status=status)
         prepared = prepare(Action("Reported", (Replace(new),)), reader(world.cache), API, world.clock.now())
         world.store.commit_now(Txn(prepared.compares, prepared.writes))
         world.journal.append(f"agent {task.metadata.name} {new.status.state}")

@@ -6,6 +6,7 @@ A slot is "1", "2", … of a replicated service, the uid of a node of a global o
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from shoal.api.objects import Node, Rollout, Service, Task
@@ -15,8 +16,8 @@ from shoal.rules.constraints import matches
 from shoal.rules.liveness import is_drained, is_lost
 
 IN_PROGRESS: Final = frozenset({RolloutState.UPDATING, RolloutState.ROLLBACK_STARTED})
+BACKWARDS: Final = frozenset({RolloutState.ROLLBACK_STARTED, RolloutState.ROLLBACK_PAUSED})
 _PAUSED = frozenset({RolloutState.PAUSED, RolloutState.ROLLBACK_PAUSED})
-_BACKWARDS = frozenset({RolloutState.ROLLBACK_STARTED, RolloutState.ROLLBACK_PAUSED})
 
 
 def slot_order(slot: str) -> tuple[int, str]:
@@ -35,34 +36,55 @@ def lowest_free(taken: Collection[str], count: int) -> list[str]:
     return found
 
 
-def revision_for_slot(rollout: Rollout | None, service: Service, slot: str) -> str:
-    """Return the hash of the revision that a new task of the slot runs.
+@dataclass(frozen=True)
+class Rights:
+    """What a service's rollout lets its slots run; made once for the questions about all of them."""
 
-    A slot that was dirty when the rollout began runs the target once it is granted, the stable revision until then.
-    Any other slot is new and gets the target, the stable revision while the rollout is paused.
-    """
+    newest: str
+    target: str
+    stable: str
+    granted: frozenset[str] = frozenset()
+    dirty: frozenset[str] = frozenset()
+    is_paused: bool = False
+    is_known: bool = True
+    """There is a rollout."""
+
+    def revision(self, slot: str) -> str:
+        """Return the hash of the revision that a new task of the slot runs.
+
+        A slot that was dirty when the rollout began runs the target once it is granted, the stable revision until then.
+        Any other slot is new and gets the target, the stable revision while the rollout is paused.
+        """
+        if slot in self.granted:
+            return self.target
+        return self.stable if slot in self.dirty or self.is_paused else self.target
+
+    def may_update(self, slot: str) -> bool:
+        """Say whether the slot's task may be replaced now because it runs another revision than the target.
+
+        Not before rollout has taken up the service's newest revision, and not before it has granted the slot.
+        """
+        return self.is_known and self.target == self.newest == self.revision(slot)
+
+
+def rights(rollout: Rollout | None, service: Service) -> Rights:
+    """Return what a rollout lets a service's slots run; without one, the service's own revision."""
+    newest = service.status.revision
     if rollout is None:
-        return service.status.revision
+        return Rights(newest, newest, newest, is_known=False)
     status = rollout.status
-    if slot in status.granted:
-        return status.target
-    if slot in status.dirty or status.state in _PAUSED:
-        return status.stable
-    return status.target
-
-
-def may_update(rollout: Rollout | None, service: Service, slot: str) -> bool:
-    """Say whether the slot's task may be replaced now because it runs another revision than the target.
-
-    Not before rollout has taken up the service's newest revision, and not before it has granted the slot.
-    """
-    if rollout is None or rollout.status.target != service.status.revision:
-        return False
-    return revision_for_slot(rollout, service, slot) == rollout.status.target
+    return Rights(
+        newest=newest,
+        target=status.target,
+        stable=status.stable,
+        granted=frozenset(status.granted),
+        dirty=frozenset(status.dirty),
+        is_paused=status.state in _PAUSED,
+    )
 
 
 def is_rolling_back(rollout: Rollout | None) -> bool:
-    return rollout is not None and rollout.status.state in _BACKWARDS
+    return rollout is not None and rollout.status.state in BACKWARDS
 
 
 def is_member(node: Node, template: TaskTemplate) -> bool:

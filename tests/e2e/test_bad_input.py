@@ -27,7 +27,7 @@ BAD = [
     pytest.param(HEAD + "  ports:\n    - 80:80\n    - 80:81\n", 7, "80/tcp is given 2 times", id="duplicate-port"),
     pytest.param(HEAD + "  ports: [70000:80]\n", 6, "spec.ports[0].published: found 70000, expected", id="bad-port"),
     pytest.param(HEAD + "  replicas: 1\n  replicas: 2\n", 7, "spec.replicas", id="duplicate-key"),
-    pytest.param(HEAD + "  update: {delay: 1s}\n", 6, "are not available yet", id="of-a-later-version"),
+    pytest.param(HEAD + "  ports: ['80:80/sctp']\n", 6, "are not available yet", id="of-a-later-version"),
     pytest.param("kind: [Service\n", 2, "is not YAML", id="not-yaml"),
     pytest.param("kind: Service\n\tspec: x\n", 2, "indented with a tab", id="tab"),
     pytest.param("apiVersion: shoal/v1\nkind: Servise\nmetadata: {name: web}\n", 2,

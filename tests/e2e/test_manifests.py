@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,19 @@ def networks(host: Host) -> None:
     assert "in use by service" in host.shoal("delete network example-back").err
 
 
+def gradual(host: Host) -> None:
+    """What the walkthrough tells, command by command; the first one was applied before."""
+    text = (FOLDER.parent / "docs" / "walkthrough.md").read_text()
+    commands = [
+        line.removeprefix("$ ") for line in text.splitlines() if line.startswith("$ shoal") or "| shoal" in line
+    ]
+    assert commands[0] == "shoal apply -f manifests/13-rollout.yaml"
+    shell = f'shoal() {{ {sys.executable} -m shoal.cli.main "$@"; }}; '
+    codes = [host.run("sh", "-c", shell + command, within_s=120).code for command in commands[1:]]
+    assert codes == [0, 5, 0, 0]
+    assert "version 1" in host.curl("http://127.0.0.1:8083/")
+
+
 CHECKS: dict[str, tuple[int, Callable[[Host], None]]] = {
     "01-hello.yaml": (0, hello),
     "02-global.yaml": (0, everywhere),
@@ -128,6 +142,7 @@ CHECKS: dict[str, tuple[int, Callable[[Host], None]]] = {
     "10-files.yaml": (0, reader),
     "11-job.yaml": (0, numbers),
     "12-networks.yaml": (0, networks),
+    "13-rollout.yaml": (0, gradual),
 }
 """Manifest → apply's exit code, and what must then be true."""
 

@@ -16,8 +16,9 @@ from msgspec.structs import replace
 
 from shoal.api import codec, keys
 from shoal.api.errors import ConflictError
-from shoal.api.objects import Object, Revision, Rollout, Service, Slot, Task
-from shoal.api.states import DesiredState, TaskState
+from shoal.api.objects import Object, Revision, Rollout, Service, Slot, Task, Update
+from shoal.api.states import DesiredState, RolloutState, TaskState
+from shoal.api.units import Duration
 from shoal.machinery.etcd import EtcdStore
 from shoal.machinery.store import Compare, Delete, Put, Txn, Unchanged
 from shoal.machinery.testkit import make_cluster, make_node, make_revision, make_service, ref_of
@@ -27,6 +28,7 @@ from tests.support.etcd import EtcdProcess
 pytestmark = pytest.mark.anyio
 ROOT = Path(__file__).parents[2]
 NODE = make_node("n1")
+BATCHES = Update(parallelism=10, monitor=Duration.of(0.1))
 WITHIN_S = 40.0
 """Long enough for several leases to run out on a busy machine."""
 
@@ -100,6 +102,10 @@ class Picture:
     def running(self) -> list[Task]:
         return self.tasks(lambda task: task.status.state is TaskState.RUNNING and task.spec.desired_state.is_live)
 
+    def rollout_state(self) -> RolloutState | None:
+        found = [one.status.state for one in self.of(Rollout) if isinstance(one, Rollout)]
+        return found[0] if found else None
+
     def _check(self) -> None:
         wanted = self.tasks(
             lambda task: task.spec.desired_state is DesiredState.RUNNING and not task.status.state.is_terminal
@@ -125,7 +131,7 @@ class Cluster:
 
     async def deploy(self, **spec: object) -> None:
         """Create or update the service with its revision, as the API server would."""
-        service = make_service("web", **spec)
+        service = make_service("web", update=BATCHES, **spec)
         await self.write(service, make_revision(service))
 
     async def act(self) -> None:
@@ -202,6 +208,7 @@ async def test_kill_9_at_any_moment_loses_nothing_and_doubles_nothing(
         await trouble()
         await cluster.until(lambda now: {task.spec.template.image for task in now.running()} == {"busybox:2"})
         await cluster.until(lambda now: len(now.running()) == 40)
+        await cluster.until(lambda now: now.rollout_state() is RolloutState.COMPLETED)
         await cluster.deploy(replicas=5, image="busybox:2")
         await trouble()
         await cluster.until(lambda now: len(now.running()) == 5 == len({task.spec.slot for task in now.tasks()}))

@@ -122,8 +122,18 @@ def _document(kind: str, obj: dict[str, Any], spec: dict[str, Any]) -> dict[str,
 
 
 @contextmanager
-def forming(lab: Lab, *numbers: int, engines: dict[int, dict[str, object]] | None = None) -> Iterator[Cluster]:
-    """Make hosts of these numbers a cluster, for as long as the block lasts. `engines`: number → daemon.json."""
+def forming(
+    lab: Lab,
+    *numbers: int,
+    engines: dict[int, dict[str, object]] | None = None,
+    init: Sequence[str] = (),
+    has_data_path: bool = False,
+) -> Iterator[Cluster]:
+    """Make hosts of these numbers a cluster, for as long as the block lasts.
+
+    `engines`: number → daemon.json; `init`: options of `shoal init`; with a data path of their own, containers' traffic
+    goes to second addresses of the hosts.
+    """
     cluster = Cluster([lab.host(number) for number in numbers])
     for number, settings in (engines or {}).items():
         lab.host(number).configure_engine(**settings)
@@ -131,14 +141,26 @@ def forming(lab: Lab, *numbers: int, engines: dict[int, dict[str, object]] | Non
         for host in cluster.hosts:
             host.on()
         each(cluster.hosts, _make_ready)
-        cluster.boss.shoal("init").ok()
+        if has_data_path:
+            each(cluster.hosts, _add_data_path)
+        paths = {host.name: ["--data-path-addr", data_path(host)] if has_data_path else [] for host in cluster.hosts}
+        cluster.boss.shoal(["init", "--advertise-addr", cluster.boss.address, *paths[cluster.boss.name], *init]).ok()
         token = cluster.token()
-        each(cluster.hosts[1:], lambda host: cluster.join(host, token=token).ok())
+        each(cluster.hosts[1:], lambda host: cluster.join(host, *paths[host.name], token=token).ok())
         yield cluster
     finally:
         for host in cluster.hosts:
             host.off()
             remove_folder(host.directory)
+
+
+def data_path(host: Host) -> str:
+    """A second address of a host, for traffic between containers."""
+    return host.address.replace("10.99.", "10.98.")
+
+
+def _add_data_path(host: Host) -> None:
+    host.run("ip", "address", "add", f"{data_path(host)}/24", "dev", "eth0").ok()
 
 
 def _make_ready(host: Host) -> None:

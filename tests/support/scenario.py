@@ -15,8 +15,17 @@ from controllers import CONTROLLERS, load
 from shoal.api import codec, keys
 from shoal.api.defaults import max_concurrent
 from shoal.api.keys import key_of
-from shoal.api.objects import Claim, Node, Object, Rollout, Service, ServiceEndpoint, Task
-from shoal.api.states import Availability, Mode, PublishMode, RestartCondition, TaskState
+from shoal.api.objects import Claim, Node, Object, Rollout, Service, ServiceEndpoint, Task, Update
+from shoal.api.states import (
+    Availability,
+    DesiredState,
+    FailureAction,
+    Mode,
+    PublishMode,
+    RestartCondition,
+    TaskState,
+    UpdateOrder,
+)
 from shoal.api.template import Port, Restart
 from shoal.api.units import Duration
 from shoal.machinery.clock import VirtualClock
@@ -32,6 +41,14 @@ PORTS: dict[str, tuple[Port, ...]] = {
 }
 
 
+UPDATES: dict[str, Update | None] = {
+    "default": None,
+    "start-first": Update(order=UpdateOrder.START_FIRST, parallelism=2),
+    "at once": Update(parallelism=0, failure_action=FailureAction.CONTINUE, monitor=Duration(0)),
+    "back": Update(failure_action=FailureAction.ROLLBACK, deadline=Duration.of(10), delay=Duration.of(2)),
+}
+
+
 @dataclass(frozen=True)
 class Deploy:
     """People apply a service."""
@@ -42,6 +59,7 @@ class Deploy:
     image: str
     ports: str
     fails: bool
+    update: str = "default"
 
     def do(self, world: World) -> None:
         env = ("FAILS=1",) if self.fails else ()
@@ -50,7 +68,7 @@ class Deploy:
         world.put(
             make_service(
                 self.name, mode=self.mode, replicas=None if self.mode is Mode.GLOBAL else self.replicas,
-                image=self.image, ports=ports, env=env, restart=restart,
+                image=self.image, ports=ports, env=env, restart=restart, update=UPDATES[self.update],
             )
         )  # fmt: skip
 
@@ -127,6 +145,7 @@ deploys = st.builds(
     image=st.sampled_from(["app:1", "app:2"]),
     ports=st.sampled_from(sorted(PORTS)),
     fails=st.sampled_from([False, False, True]),
+    update=st.sampled_from(sorted(UPDATES)),
 )
 runs = st.builds(
     Run,
@@ -207,12 +226,13 @@ class Watchdog:
         _check_jobs(self.world)
 
     def _check_slots(self, touched: set[tuple[str, str]]) -> None:
-        """One task per slot is wanted alive; a start-first update may have two for a while."""
+        """One task per slot is wanted running; a start-first update may have two for a while."""
         wanted: dict[tuple[str, str], list[Task]] = defaultdict(list)
         for obj in self._objects.values() if touched else ():
             if isinstance(obj, Task) and (slot := (obj.spec.service.uid, obj.spec.slot)) in touched:
                 is_over = obj.status.state.is_terminal
-                if obj.spec.desired_state.is_live and not is_over and not obj.spec.evicted:
+                wants_running = obj.spec.desired_state.is_live and obj.spec.desired_state is not DesiredState.READY
+                if wants_running and not is_over and not obj.spec.evicted:
                     wanted[slot].append(obj)
         for tasks in wanted.values():
             old = [task for task in tasks if not any(other.spec.start_first for other in tasks if other is not task)]

@@ -20,9 +20,10 @@ from shoal.api.objects import Backend, BackendSpec, BackendStatus, Node, Object,
 from shoal.api.states import DesiredState, TaskState
 from shoal.machinery.cache import Cache
 from shoal.machinery.clock import VirtualClock
-from shoal.machinery.controller import Action, Controller, Create, Plan, Remove, Replace
+from shoal.machinery.controller import Action, Controller, Create, Plan, Remove, Replace, any_of
 from shoal.machinery.store import Exists, Unchanged
-from shoal.machinery.testkit import make_node, make_revision, make_service, ref_of, template_hash, template_of
+from shoal.machinery.testkit import changed, make_node, make_revision, make_service, ref_of, template_hash, template_of
+from shoal.rules.reports import completed
 
 
 class Stage:
@@ -37,7 +38,7 @@ class Stage:
 
     def put(self, obj: Object) -> None:
         self.revision += 1
-        self.cache.set(keys.key_of(obj), with_meta(obj, resource_version=self.revision))
+        self.cache.set(keys.key_of(obj), with_meta(obj, resource_version=self.revision, updated_at=self.now))
 
     def drop(self, obj: Object) -> None:
         self.revision += 1
@@ -50,7 +51,7 @@ class Stage:
         known = self.cache.all(Revision).values()
         if not any(one.spec.hash == service.status.revision for one in known):
             self.put(make_revision(service, number=1 + max((one.spec.number for one in known), default=0)))
-        self.put(replace(old, spec=service.spec, status=service.status) if old is not None else service)
+        self.put(changed(old, service) if old is not None else service)
         return service
 
     def node(self, name: str, **changes: Any) -> Node:
@@ -63,11 +64,11 @@ class Stage:
         return controller.plan(view, self.now) if view is not None else Plan()
 
     def settle(self, name: str = "web") -> timedelta | None:
-        """Let the controllers act until none has anything to do; returns when replication wants to look again."""
+        """Let the controllers act until none has anything to do; returns when one wants to look again."""
         for _ in range(20):
             plans = [(controller.name, self.plan(controller, name)) for controller in self.controllers]
             if not any(plan.actions for _, plan in plans):
-                return plans[0][1].requeue_after
+                return any_of(*(plan.requeue_after for _, plan in plans))
             for actor, plan in plans:
                 for action in plan.actions:
                     self.apply(action, actor)
@@ -102,7 +103,8 @@ class Stage:
         task = self.fresh(task)
         if node is not None:
             task = replace(task, spec=replace(task.spec, node=ref_of(node)))
-        self.put(replace(task, status=replace(task.status, state=state, timestamp=self.now, **status)))
+        reported = replace(task.status, state=state, timestamp=self.now, **status)
+        self.put(replace(task, status=completed(task, reported)))
 
     def work(self, *nodes: Node, only: str = "") -> None:
         """Let placement and the nodes' agents do all there is to do: start what shall run, stop what shall not.

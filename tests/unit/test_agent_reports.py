@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
@@ -131,25 +133,56 @@ async def test_what_is_said_during_a_report_goes_together_newest_only() -> None:
     assert desk.server.told() == [("1", S.ACCEPTED), ("1", S.STARTING), ("2", S.ACCEPTED)]
 
 
-@pytest.mark.anyio
-async def test_while_many_tasks_are_on_their_way_reports_keep_a_distance() -> None:
-    desk = Desk()
+@asynccontextmanager
+async def in_a_burst(desk: Desk, tasks: int = BURST + 3) -> AsyncIterator[None]:
+    """So many tasks have just been reported as on their way."""
     async with anyio.create_task_group() as group:
         group.start_soon(desk.reporter.run)
-        for slot in range(BURST):
+        for slot in range(tasks):
             desk.reporter.status(task_for(slot), TaskStatus(S.PREPARING))
         await desk.clock.run_for(0)
-        assert len(desk.server.reports) == 1
-        for slot in range(BURST):
+        assert [len(report.tasks) for report in desk.server.reports] == [tasks]
+        desk.server.reports.clear()
+        yield
+        group.cancel_scope.cancel()
+
+
+@pytest.mark.anyio
+async def test_while_several_tasks_are_on_their_way_reports_keep_a_distance() -> None:
+    desk = Desk()
+    async with in_a_burst(desk):
+        for slot in (0, 1):
+            desk.reporter.status(task_for(slot), TaskStatus(S.RUNNING))
+            desk.reporter.applied(40 + slot)
+            await desk.clock.run_for(0)
+        assert desk.server.reports == []
+        await desk.clock.run_for(GAP_MOST_S)
+        assert [(len(report.tasks), report.applied) for report in desk.server.reports] == [(2, 41)]
+
+
+@pytest.mark.anyio
+async def test_the_last_tasks_of_a_burst_are_reported_at_once() -> None:
+    desk = Desk()
+    async with in_a_burst(desk):
+        for slot in range(4):
             desk.reporter.status(task_for(slot), TaskStatus(S.RUNNING))
             await desk.clock.run_for(0)
-        assert len(desk.server.reports) == 1
-        await desk.clock.run_for(GAP_MOST_S)
-        assert len(desk.server.reports) == 2
-        await desk.clock.run_for(1)
-        assert len(desk.server.reports) == 3, "the burst is over: beats as before"
-        group.cancel_scope.cancel()
-    assert len(desk.server.reports[1].tasks) == BURST
+        assert [len(report.tasks) for report in desk.server.reports] == [4]
+
+
+@pytest.mark.anyio
+async def test_what_somebody_waits_for_is_reported_at_once() -> None:
+    desk = Desk()
+    async with in_a_burst(desk):
+        desk.reporter.applied(41)
+        await desk.clock.run_for(0)
+        assert desk.server.reports == []
+        desk.reporter.applied(42, is_urgent=True)
+        await desk.clock.run_for(0)
+        assert [report.applied for report in desk.server.reports] == [42]
+        desk.reporter.status(task_for(0), TaskStatus(S.RUNNING))
+        await desk.clock.run_for(0)
+        assert len(desk.server.reports) == 1, "and what follows waits again"
 
 
 @pytest.mark.anyio

@@ -62,7 +62,7 @@ def test_a_service_is_judged_by_its_status(obj: dict[str, Any], stage: Stage, te
 
 
 def test_a_rollback_shows_by_the_revision_that_was_asked_for() -> None:
-    obj = service(3, state="rollback_completed", rollout={"message": "update rolled back"})
+    obj = service(3, state="rollback_completed", attempt={"message": "update rolled back"})
     found = progress(obj, [], revision="r3")
     assert (found.stage, found.cause) == (Stage.ROLLED_BACK, "update rolled back")
     assert progress(obj, [], revision="r2").stage is Stage.CONVERGED

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from controllers.endpoint import CONTROLLER
 from controllers.endpoint.addresses import make_claim
+from controllers.endpoint.ports import explicit_claim
 from shoal.api import keys
 from shoal.api.meta import Owner
 from shoal.api.objects import Claim, Service, ServiceEndpoint
@@ -31,11 +32,37 @@ def published(picture: Picture) -> list[int]:
     return [port.published for port in picture.one(ServiceEndpoint).spec.ports]
 
 
-def test_explicit_ports_are_published_as_given_and_claimed_by_nobody_here() -> None:
-    ports = (Port(80, 8080), Port(53, 53, Protocol.UDP, PublishMode.HOST))
-    picture = settled(web(*ports))
-    assert picture.one(ServiceEndpoint).spec.ports == ports
-    assert picture.all(Claim) == []
+EXPLICIT = (Port(80, 8080), Port(53, 53, Protocol.UDP, PublishMode.HOST))
+
+
+def claims_of(service: Service) -> list[Claim]:
+    owner = Owner("Service", service.metadata.name, service.metadata.uid)
+    return [make_claim(explicit_claim(port, owner.uid), owner) for port in service.spec.ports if port.published]
+
+
+def test_explicit_ports_are_published_as_given_and_their_claims_left_alone() -> None:
+    service = web(*EXPLICIT)
+    picture = Picture(CONTROLLER, service, *claims_of(service))
+    before = picture.all(Claim)
+    picture.settle(f"service/{service.metadata.uid}")
+    assert picture.one(ServiceEndpoint).spec.ports == EXPLICIT
+    assert picture.all(Claim) == before
+
+
+def test_a_spec_that_came_back_by_itself_gets_its_ports_claimed_and_others_given_back() -> None:
+    service = web(*EXPLICIT)
+    picture = Picture(CONTROLLER, service, *claims_of(web(Port(80, 9090))))
+    picture.settle(f"service/{service.metadata.uid}")
+    assert {claim.key for claim in picture.all(Claim)} == {claim.key for claim in claims_of(service)}
+
+
+def test_a_port_that_another_took_meanwhile_is_not_published_and_the_reason_is_told() -> None:
+    service = web(*EXPLICIT)
+    other = make_claim(keys.ingress_port_claim("tcp", 8080), Owner("Service", "other", "o" * 25))
+    picture = Picture(CONTROLLER, service, other)
+    picture.settle(f"service/{service.metadata.uid}")
+    endpoint = picture.one(ServiceEndpoint).spec
+    assert (endpoint.ports, endpoint.message) == (EXPLICIT[1:], "port 8080 is in use by another service")
 
 
 def test_dynamic_ports_are_claimed_from_30000_for_each_protocol_apart() -> None:
@@ -87,14 +114,14 @@ def test_a_dynamic_port_may_be_made_explicit() -> None:
     assert len(picture.all(Claim)) == 1
 
 
-def test_a_deleted_service_takes_its_endpoint_and_dynamic_claims_along_but_no_explicit_ones() -> None:
+def test_a_deleted_service_takes_its_endpoint_and_whatever_it_has_claimed_along() -> None:
     service = web(Port(80), Port(81, 8081))
     picture = settled(service)
     picture.put(make_claim(keys.ingress_port_claim("tcp", 8081), Owner("Service", "web", service.metadata.uid)))
     picture.drop(service)
     picture.settle(f"service/{service.metadata.uid}")
     assert picture.all(ServiceEndpoint) == []
-    assert [claim.key for claim in picture.all(Claim)] == ["claims/port/tcp/8081/ingress"]
+    assert picture.all(Claim) == []
 
 
 def test_when_all_ports_are_taken_the_endpoint_says_so_and_looks_again() -> None:

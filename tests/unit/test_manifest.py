@@ -59,7 +59,7 @@ BAD = [
     ),
     pytest.param(web("ports: ['80-90:80']"), 7, "spec.ports[0]", "list each port", id="port-range"),
     pytest.param(web("mode: sometimes"), 7, "spec.mode", "expected one of replicated, global", id="enum"),
-    pytest.param(web("update: {delay: 1s}"), 7, "spec.update.delay", "are not available yet", id="later-field"),
+    pytest.param(web("ports: ['80:80/sctp']"), 7, "spec.ports[0]", "are not available yet", id="later-field"),
     pytest.param(web("networks: [a, a]"), 7, "spec.networks[0].name", "network a is given 2 times", id="same-network"),
     pytest.param(web("replicas: 1\nreplicas: 2"), 8, "spec.replicas", "is given twice, first in line 7", id="same-key"),
     pytest.param("apiVersion: shoal/v1\nkind: [Service\n", 3, "", "is not YAML", id="not-yaml"),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from controllers.replication import CONTROLLER as REPLICATION
 from shoal.api.objects import Node, Task, Update
-from shoal.api.states import Availability, DesiredState, Mode, NodeState, TaskState, UpdateOrder
+from shoal.api.states import Availability, DesiredState, FailureAction, Mode, NodeState, TaskState, UpdateOrder
 from shoal.api.template import Restart
 from shoal.api.units import Duration
 from shoal.machinery.controller import Action
@@ -44,7 +44,7 @@ class Story:
         self.spec: dict[str, object] = {
             "mode": mode,
             "replicas": 2 if mode is Mode.REPLICATED else None,
-            "update": Update(order=order),
+            "update": Update(order=order, failure_action=FailureAction.CONTINUE),
             "restart": Restart(delay=Duration.of(2)),
         }
         self.nodes = dict(GOOD)

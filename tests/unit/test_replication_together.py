@@ -61,7 +61,7 @@ def test_start_first_always_has_as_many_serving_as_wanted() -> None:
     world.put(web("busybox:1", UpdateOrder.START_FIRST))
     world.advance(10)
     world.put(web("busybox:2", UpdateOrder.START_FIRST))
-    for _ in range(100):
+    for _ in range(250):
         world.advance(0.1)
         assert serving(world) >= 4
     assert live_images(world) == ["busybox:2"] * 4

@@ -6,8 +6,8 @@ import pytest
 
 from shoal.api.objects import Service, Update
 from shoal.api.states import DesiredState, Mode, RestartCondition, RolloutState, TaskState, UpdateOrder
-from shoal.api.template import Placement, Port, Restart
-from shoal.api.units import Duration
+from shoal.api.template import Placement, Port, Reservations, Resources, Restart
+from shoal.api.units import Cpus, Duration
 from shoal.machinery.controller import Plan
 from shoal.machinery.testkit import make_node, make_rollout
 from tests.support.stage import Stage, revisions_of, serve, twin_of
@@ -16,6 +16,7 @@ N1 = make_node("n1", labels={"disk": "ssd"})
 N2 = make_node("n2", labels={"disk": "hdd"})
 START_FIRST = Update(order=UpdateOrder.START_FIRST)
 PUBLISHED = (Port(80, 8080),)
+HUGE = Resources(reservations=Reservations(cpus=Cpus.parse(64)))
 
 
 def staged(**spec: object) -> Stage:
@@ -122,22 +123,68 @@ def test_a_new_slot_s_revision(state: RolloutState, is_target: bool) -> None:
     assert stage.current(1).spec.revision == old.status.revision
 
 
-def test_stop_first_starts_the_new_task_once_the_old_one_has_stopped() -> None:
+def test_stop_first_prepares_the_new_task_then_stops_the_old_one_and_starts_the_new_one_once_it_has_stopped() -> None:
     stage = staged(replicas=1)
     old = stage.current()
     stage.deploy(replicas=1, image="busybox:2")
     stage.settle()
     new = stage.current()
-    assert stage.fresh(old).spec.desired_state is DesiredState.SHUTDOWN
+    assert stage.fresh(old).spec.desired_state is DesiredState.RUNNING
     assert (new.spec.desired_state, new.spec.replaces) == (DesiredState.READY, old.metadata.uid)
+    stage.move(new, TaskState.PREPARING, N1)
+    stage.settle()
+    assert stage.fresh(old).spec.desired_state is DesiredState.RUNNING, "the image is still being pulled"
+    stage.move(new, TaskState.READY)
+    stage.settle()
+    assert stage.fresh(old).spec.desired_state is DesiredState.SHUTDOWN
+    assert stage.fresh(new).spec.desired_state is DesiredState.READY
     stage.move(old, TaskState.SHUTDOWN)
     stage.settle()
     assert stage.fresh(new).spec.desired_state is DesiredState.RUNNING
 
 
+@pytest.mark.parametrize(
+    ("template", "err", "stops"),
+    [
+        pytest.param({}, "", False, id="it is not placed yet"),
+        pytest.param({}, "no suitable node (host-mode port already in use on 1 node)", True, id="the old one's port"),
+        pytest.param({"placement": Placement(constraints=("node.labels.disk == tape",))}, "no suitable node", False,
+                     id="the old one's node would not do either"),
+        pytest.param({"resources": HUGE}, "no suitable node", False, id="too large for any node"),
+    ],
+)  # fmt: skip
+def test_a_new_task_that_waits_for_what_the_old_one_holds_lets_it_stop(
+    template: dict[str, object], err: str, stops: bool
+) -> None:
+    stage = staged(replicas=1)
+    old = stage.current()
+    stage.deploy(replicas=1, image="busybox:2", **template)
+    stage.settle()
+    stage.move(stage.current(), TaskState.PENDING, err=err)
+    stage.settle()
+    assert stage.fresh(old).spec.desired_state is (DesiredState.SHUTDOWN if stops else DesiredState.RUNNING)
+
+
+def test_a_task_that_cannot_be_prepared_leaves_the_old_one_running_however_often_it_is_tried() -> None:
+    stage = staged(replicas=1)
+    old = stage.current()
+    stage.deploy(replicas=1, image="busybox:2")
+    for _ in range(3):
+        stage.settle()
+        stage.move(stage.current(), TaskState.REJECTED, N1, err="no such image")
+        stage.settle()
+        assert stage.current().spec.desired_state is DesiredState.READY
+        stage.sleep(5)
+    stage.settle()
+    assert stage.fresh(old).spec.desired_state is DesiredState.RUNNING
+
+
 def test_an_old_task_that_never_stops_holds_an_update_up_for_a_minute() -> None:
     stage = staged(replicas=1)
     stage.deploy(replicas=1, image="busybox:2")
+    stage.settle()
+    stage.sleep(100)
+    stage.move(stage.current(), TaskState.READY, N1)
     wait = stage.settle()
     assert wait is not None
     stage.now += wait
@@ -258,8 +305,9 @@ def test_a_second_update_meanwhile_keeps_the_one_that_serves() -> None:
 
 
 def test_start_first_on_a_global_service_runs_both_on_the_node_for_a_while() -> None:
-    stage = staged(mode=Mode.GLOBAL, update=START_FIRST)
-    stage.deploy(mode=Mode.GLOBAL, update=START_FIRST, image="busybox:2")
+    all_at_once = Update(order=UpdateOrder.START_FIRST, parallelism=0)
+    stage = staged(mode=Mode.GLOBAL, update=all_at_once)
+    stage.deploy(mode=Mode.GLOBAL, update=all_at_once, image="busybox:2")
     stage.settle()
     assert len(stage.live()) == 4
     stage.run(N1, N2)

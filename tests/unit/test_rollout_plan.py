@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from controllers.rollout import CONTROLLER as ROLLOUT
-from shoal.api.objects import Revision
+from shoal.api.objects import Revision, Watched
 from shoal.api.states import Availability, Mode, RestartCondition, RolloutState, TaskState
 from shoal.api.template import Placement, Restart
 from shoal.machinery.testkit import make_node
@@ -31,7 +31,7 @@ def test_a_new_service_s_rollout_is_complete_and_says_nothing() -> None:
     assert status.stable == status.target != ""
 
 
-def test_a_changed_template_is_granted_to_all_slots_at_once() -> None:
+def test_a_changed_template_begins_with_the_first_slot() -> None:
     stage = staged()
     stable = revision_of(stage)
     stage.deploy(replicas=3, image="busybox:2")
@@ -39,7 +39,8 @@ def test_a_changed_template_is_granted_to_all_slots_at_once() -> None:
     status = stage.rollout().status
     assert (status.state, status.message) == (RolloutState.UPDATING, "update in progress")
     assert (status.stable, status.target) == (stable, revision_of(stage))
-    assert status.dirty == status.granted == ("1", "2", "3")
+    assert (status.dirty, status.granted) == (("1", "2", "3"), ("1",))
+    assert status.watched == {"1": Watched(granted_at=stage.now)}
     assert status.started_at == stage.now
 
 
@@ -103,9 +104,11 @@ def test_a_slot_added_meanwhile_that_cannot_start_is_not_waited_for() -> None:
     stage.deploy(replicas=2, image="busybox:2")
     stage.settle()
     for task in stage.tasks(lambda task: task.spec.slot == "1"):
-        live = task.spec.desired_state.is_live
-        stage.move(task, TaskState.RUNNING if live else TaskState.SHUTDOWN, N1)
+        stage.move(task, TaskState.READY if task is stage.current(1) else TaskState.SHUTDOWN, N1)
     stage.settle()
+    stage.move(stage.current(1), TaskState.RUNNING)
+    stage.settle()
+    stage.sleep(5)
     stage.settle()
     assert stage.current(2).status.state is TaskState.PENDING
     assert stage.rollout().status.state is RolloutState.COMPLETED
@@ -116,9 +119,13 @@ def test_tasks_that_ran_to_their_end_count_as_updated() -> None:
     stage = staged(**once)
     stage.deploy(**once, image="busybox:2")
     stage.settle()
-    stage.move(stage.tasks()[0], TaskState.SHUTDOWN)
+    stage.work(N1)
+    stage.settle()
+    stage.work(N1)
     stage.settle()
     stage.move(stage.current(), TaskState.COMPLETE, N1)
+    stage.settle()
+    stage.sleep(5)
     stage.settle()
     assert stage.rollout().status.state is RolloutState.COMPLETED
 

@@ -11,7 +11,7 @@ from shoal.machinery.testkit import make_node, make_rollout, make_service, make_
 from shoal.rules.counts import Counts, count
 from shoal.rules.dirtiness import template_of
 from shoal.rules.networks import needs_address
-from shoal.rules.slots import is_member, is_rolling_back, may_join, may_update, revision_for_slot, slot_order
+from shoal.rules.slots import is_member, is_rolling_back, may_join, rights, slot_order
 
 WEB = make_service("web", replicas=3)
 NEW = WEB.status.revision
@@ -34,17 +34,17 @@ UPDATING, PAUSED = RolloutState.UPDATING, RolloutState.PAUSED
 )
 def test_revision_of_a_slot(state: RolloutState, slot: str, revision: str, updates: bool) -> None:
     rollout = make_rollout(WEB, state=state, stable="old", dirty=("1", "2"), granted=("1",))
-    assert revision_for_slot(rollout, WEB, slot) == revision
-    assert may_update(rollout, WEB, slot) is updates
+    assert rights(rollout, WEB).revision(slot) == revision
+    assert rights(rollout, WEB).may_update(slot) is updates
 
 
 def test_without_a_rollout_new_tasks_run_the_service_s_revision_and_none_is_replaced() -> None:
-    assert revision_for_slot(None, WEB, "1") == NEW
-    assert not may_update(None, WEB, "1")
+    assert rights(None, WEB).revision("1") == NEW
+    assert not rights(None, WEB).may_update("1")
 
 
 def test_a_rollout_behind_the_service_replaces_nothing() -> None:
-    assert not may_update(make_rollout(WEB, target="older"), WEB, "1")
+    assert not rights(make_rollout(WEB, target="older"), WEB).may_update("1")
 
 
 @pytest.mark.parametrize(("state", "backwards"), [(UPDATING, False), (RolloutState.ROLLBACK_STARTED, True)])

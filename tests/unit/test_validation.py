@@ -132,6 +132,8 @@ RIGHT = [
     {"healthcheck": {"test": ["NONE"]}},
     {"healthcheck": {"test": "wget x", "interval": "0s", "timeout": "1ms"}},
     {"update": {"order": "start-first"}, "rollback": {"order": "stop-first", "parallelism": 0}},
+    {"update": {"parallelism": 2, "delay": "1s", "failureAction": "rollback", "monitor": "1s", "maxFailureRatio": 0.5}},
+    {"rollback": {"delay": "1s", "failureAction": "continue", "deadline": "0s"}},
     {"placement": {"constraints": ["node.labels.a != b", "NODE.ROLE==worker"], "platforms": ["linux/amd64"]}},
     {"mounts": ["/scratch", "data:/data:ro", "/srv:/srv:ro,rslave"]},
     {"image": "localhost:5000/a/b:1@sha256:" + "0" * 64},
@@ -153,12 +155,6 @@ LATER = [
     ({"endpoint": "dnsrr"}, "spec.endpoint.mode"),
     ({"ports": ["80:80/sctp"]}, "spec.ports[0]"),
     ({"mounts": [{"type": "cluster", "target": "/a"}]}, "spec.mounts[0].type"),
-    ({"update": {"parallelism": 2}}, "spec.update.parallelism"),
-    ({"update": {"delay": "1s"}}, "spec.update.delay"),
-    ({"update": {"failureAction": "rollback"}}, "spec.update.failureAction"),
-    ({"update": {"monitor": "1s"}}, "spec.update.monitor"),
-    ({"update": {"maxFailureRatio": 0.5}}, "spec.update.maxFailureRatio"),
-    ({"rollback": {"delay": "1s"}}, "spec.rollback.delay"),
 ]
 
 
