@@ -22,7 +22,7 @@ from anyio.abc import TaskGroup
 
 from nodeagent import memory
 from nodeagent.answers import Answers
-from nodeagent.assignments import Assignments
+from nodeagent.assignments import Assignments, moves_network
 from nodeagent.client import ApiClient, Message, period_of
 from nodeagent.engine.contract import Engine
 from nodeagent.mounts.files import TaskFiles
@@ -153,9 +153,11 @@ class Agent:
                 self._take_complete(message)
             case "update":
                 put, _ = read_objects(message.put)
-                moved = {*map(key_of, put), *message.delete}
+                before, moved = self._assignments.objects, {*map(key_of, put), *message.delete}
                 self._is_awaited |= any(map(_is_draining, put))
-                self._adopt(self._assignments.changed(put, message.delete, message.revision), moved)
+                is_network = bool(message.delete) or any(moves_network(before.get(key_of(obj)), obj) for obj in put)
+                assignments = self._assignments.changed(put, message.delete, message.revision)
+                self._adopt(assignments, moved, is_network=is_network)
                 self._forget(message.delete)
             case "bookmark":
                 self._is_awaited = True
@@ -194,15 +196,21 @@ class Agent:
         self._reporter.greeted({task.metadata.name: task for task in assignments.of(Task).values()})
         self._adopt(assignments)
 
-    def _adopt(self, assignments: Assignments, moved: Collection[str] | None = None) -> None:
-        """Go by these assignments; `moved` names the keys in which they differ from the last ones, None = any."""
+    def _adopt(
+        self, assignments: Assignments, moved: Collection[str] | None = None, *, is_network: bool = True
+    ) -> None:
+        """Go by these assignments; `moved` names the keys in which they differ from the last ones, None = any.
+
+        `is_network` is false where nothing can differ for the network: then there is nothing to program, or to say.
+        """
         is_new = assignments.objects is not self._assignments.objects
         self._assignments = assignments
         cluster = assignments.cluster()
         if cluster is not None:
             self._crew.tools.identity = Identity(cluster.metadata.uid, self._node_uid)
         self._crew.assign(assignments, moved)
-        self._changed.set()
+        if is_network:
+            self._changed.set()
         if is_new and assignments.synced:
             self._to_save.set()
 

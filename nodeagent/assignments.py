@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from shoal.api import keys
 from shoal.api.objects import Backend, Cluster, Node, Object, Task
+from shoal.rules.following import is_waiting
 
 T = TypeVar("T", bound=Object)
 
@@ -61,3 +62,18 @@ class Assignments(Struct, frozen=True):
                 objects.pop(key, None)
             objects.update(new)
         return Assignments(objects, max(revision, self.revision), synced=self.synced)
+
+
+def moves_network(old: Object | None, new: Object) -> bool:
+    """May names, rules or bridges differ, or does somebody wait for this node to follow?
+
+    Not because a task goes on, nor because all nodes follow a backend by now.
+    """
+    match old, new:
+        case Task(), Task():
+            has_ended = new.status.state.is_terminal and not old.status.state.is_terminal
+            return has_ended or old.spec.addresses != new.spec.addresses
+        case Backend(), Backend():
+            was, now = old.status, new.status
+            return is_waiting(new) or (old.spec, was.ready, was.container) != (new.spec, now.ready, now.container)
+    return True

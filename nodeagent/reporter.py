@@ -39,6 +39,9 @@ A report is one transaction, and what follows it (backends, who has programmed t
 processes, and containers start no sooner for it. The distance shrinks as tasks arrive: the last are told at once.
 """
 
+LEAST_WAIT_S: Final = 0.001
+"""A shorter wait is over: clocks are not more exact."""
+
 MOST_TASKS: Final = 1000
 """Statuses in one report."""
 
@@ -142,7 +145,7 @@ class Reporter:
 
     async def _keep_distance(self, sent_at: float) -> None:
         """Return when the next report may go, looking again with each news."""
-        while not self._is_urgent and (left_s := sent_at + self._gap_s() - self._clock.monotonic()) > 0:
+        while not self._is_urgent and (left_s := sent_at + self._gap_s() - self._clock.monotonic()) > LEAST_WAIT_S:
             await wait(self._clock, self._news, left_s)
             self._news = anyio.Event()
 

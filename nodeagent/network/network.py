@@ -86,6 +86,8 @@ class NodeNetwork:
         """What the kernel's tunnels are; None = not known, and they are read."""
         self._picture: rules.Picture | None = None
         """What the rules say; None = they are not known, and are written anew."""
+        self._turned_back: frozenset[int] = frozenset()
+        """Ports of bridges that were seen to send back what came by them; seen anew with every comparison."""
         self._served: rules.Picture | None = None
         """The last picture in force, kept while rules are written anew; None = this process has made none yet."""
         self._stale_flows: set[IPv4Address | int] = set()
@@ -142,6 +144,7 @@ class NodeNetwork:
     def _forget_what_is_old(self) -> None:
         if anyio.current_time() - self._checked_at > CHECK_AFTER_S:
             self._picture = self._overlays = None
+            self._turned_back = frozenset()
             self._is_engine_asked, self._is_without_ipv6, self._in_force = False, False, None
             self._checked_at = anyio.current_time()
 
@@ -283,7 +286,8 @@ class NodeNetwork:
         if picture.bridges and (old is None or not old.bridges):
             await commands.ensure_forwarding(has_ipv6=bool(picture.six))
         if old is None or picture.near - old.near:
-            await to_thread.run_sync(netlink.turn_back, tuple(bridge for bridge, _ in picture.bridges))
+            bridges = tuple(bridge for bridge, _ in picture.bridges)
+            self._turned_back = await to_thread.run_sync(netlink.turn_back, bridges, self._turned_back)
         script = rules.full(picture) if old is None else rules.delta(old, picture)
         if script:
             self._picture = None

@@ -96,8 +96,8 @@ class Kernel:
         self.restored.append((bridge, addresses, ports))
         self.bridges.add(bridge)
 
-    def turn_back(self, bridges: Iterable[str]) -> tuple[str, ...]:
-        return ()
+    def turn_back(self, bridges: Iterable[str], known: frozenset[int]) -> frozenset[int]:
+        return known
 
     async def apply_nft(self, script: str) -> None:
         self.scripts.append(script)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import anyio
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nodeagent import memory
-from nodeagent.assignments import Assignments
+from nodeagent.assignments import Assignments, moves_network
 from nodeagent.client import Receipt, Report
 from nodeagent.engine.contract import LogLine
 from nodeagent.engine.fake import FakeEngine
@@ -21,8 +22,18 @@ from nodeagent.reporter import BURST, GAP_MOST_S, MOST_TASKS, Reporter
 from nodeagent.tasks.images import UNREACHABLE_S, Images
 from shoal.api import keys
 from shoal.api.errors import EngineError, UnavailableError
-from shoal.api.meta import Meta
-from shoal.api.objects import FileSpec, NodeDescription, Secret, TaskStatus
+from shoal.api.meta import Meta, Ref
+from shoal.api.objects import (
+    Backend,
+    BackendSpec,
+    BackendStatus,
+    FileSpec,
+    NodeDescription,
+    Object,
+    Secret,
+    Task,
+    TaskStatus,
+)
 from shoal.api.states import TaskState
 from shoal.machinery.clock import VirtualClock
 from tests.support.agent import CLUSTER, IMAGE, NODE, task_for
@@ -296,6 +307,46 @@ def test_increments_put_and_delete() -> None:
     assert (set(second.tasks(NODE.uid)), second.revision) == ({two.metadata.uid}, 6)
     assert set(first.tasks(NODE.uid)) == {one.metadata.uid}
     assert second.changed((), (), 9).objects is second.objects
+
+
+def backend_of(task: Task, *, ready: bool, followed: bool) -> Backend:
+    stamp = datetime(2026, 1, 1, tzinfo=UTC) if followed else None
+    status = BackendStatus(ready, serving_at=stamp) if ready else BackendStatus(ready, drained_at=stamp)
+    ref = Ref(task.metadata.name, task.metadata.uid)
+    return Backend(
+        metadata=Meta(name=ref.name, uid="b"), spec=BackendSpec(task.spec.service, ref, NODE, ()), status=status
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        pytest.param(None, task_for(), True, id="a task comes"),
+        pytest.param(task_for(state=S.STARTING), task_for(state=S.RUNNING), False, id="a task goes on"),
+        pytest.param(task_for(state=S.RUNNING), task_for(state=S.FAILED), True, id="a task ends"),
+        pytest.param(
+            backend_of(task_for(), ready=False, followed=True),
+            backend_of(task_for(), ready=True, followed=False),
+            True,
+            id="a backend is to be routed to",
+        ),
+        pytest.param(
+            backend_of(task_for(), ready=True, followed=False),
+            backend_of(task_for(), ready=True, followed=True),
+            False,
+            id="all nodes route to a backend",
+        ),
+        pytest.param(
+            backend_of(task_for(), ready=True, followed=True),
+            backend_of(task_for(), ready=True, followed=False),
+            True,
+            id="a backend was withdrawn and came back",
+        ),
+        pytest.param(CLUSTER, CLUSTER, True, id="anything else"),
+    ],
+)
+def test_the_network_is_looked_at_for_what_concerns_it(old: Object | None, new: Object, expected: bool) -> None:
+    assert moves_network(old, new) is expected
 
 
 def test_tasks_of_other_nodes_are_not_ours() -> None:
