@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -30,6 +31,12 @@ from shoal.api.objects import RolloutStatus, Watched
 from shoal.api.states import FailureAction, RolloutState
 from shoal.machinery.controller import Plan
 from shoal.rules.slots import BACKWARDS, IN_PROGRESS
+
+_PAUSED_FROM: Final = {
+    RolloutState.PAUSED: RolloutState.UPDATING,
+    RolloutState.ROLLBACK_PAUSED: RolloutState.ROLLBACK_STARTED,
+}
+"""State of a paused rollout → the one it goes on in."""
 
 
 def plan(view: View, now: datetime) -> Plan:
@@ -122,12 +129,6 @@ def _again(view: View, status: RolloutStatus, now: datetime) -> RolloutStatus:
         failures={},
         message=f"{_word(status)} in progress",
     )
-
-
-_PAUSED_FROM = {
-    RolloutState.PAUSED: RolloutState.UPDATING,
-    RolloutState.ROLLBACK_PAUSED: RolloutState.ROLLBACK_STARTED,
-}
 
 
 def _paused(status: RolloutStatus, message: str) -> RolloutStatus:
