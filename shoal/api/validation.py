@@ -131,11 +131,6 @@ _LATER: Final = "not available yet in this version; leave it out"
 NOT_YET: Final[tuple[NotYet, ...]] = (
     NotYet("spec.networks[].driverOpts", f"driver options of a single attachment are {_LATER}"),
     NotYet(
-        "spec.endpoint.mode",
-        f"dnsrr needs service names in DNS, which are {_LATER}",
-        lambda mode: mode is EndpointMode.DNSRR,
-    ),
-    NotYet(
         "spec.ports[]",
         "sctp ports on every node are not available yet in this version; use mode: host",
         lambda port: port.protocol is Protocol.SCTP and port.mode is PublishMode.INGRESS,

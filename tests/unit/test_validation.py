@@ -152,7 +152,6 @@ def test_what_can_be_done_is_accepted(spec: dict[str, Any]) -> None:
 
 LATER = [
     ({"networks": [{"name": "front", "driverOpts": {"a": "b"}}]}, "spec.networks[0].driverOpts"),
-    ({"endpoint": "dnsrr"}, "spec.endpoint.mode"),
     ({"ports": ["80:80/sctp"]}, "spec.ports[0]"),
     ({"mounts": [{"type": "cluster", "target": "/a"}]}, "spec.mounts[0].type"),
 ]
