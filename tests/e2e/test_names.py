@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.test_networks import Cluster, forming
 from tests.e2e.test_overlays import addresses, ask, container, network, vip
+from tests.support.cluster import Cluster, forming
 from tests.support.lab import Host, Lab, eventually
 from tests.support.user import GENEROUS_S, SLEEP, service, start, tasks
 
@@ -39,7 +39,7 @@ def formed(lab: Lab) -> Iterator[Cluster]:
 
     `web` is on front, as www, too; `both` on front and on back; `inner` on back, which is internal, alone.
     """
-    with forming(lab) as cluster:
+    with forming(lab, 51, 52, 53) as cluster:
         start(cluster.boss, f"{network('front')}---\n{network('back', internal=True)}")
         front = {"name": "front", "aliases": ["www"]}
         start(cluster.boss, service("web", networks=[front], mode="global"))
@@ -53,7 +53,7 @@ def formed(lab: Lab) -> Iterator[Cluster]:
 
 @pytest.fixture
 def cluster(formed: Cluster, request: pytest.FixtureRequest) -> Cluster:
-    request.node.lab_host = formed.boss
+    request.node.lab_hosts = formed.hosts
     return formed
 
 
