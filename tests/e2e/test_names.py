@@ -6,7 +6,6 @@ import re
 import signal
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -30,6 +29,7 @@ while True:
 """
 """A resolver that knows every name in the world: all lead to its second argument."""
 
+AT_ONCE = {"parallelism": 0, "monitor": "0s"}
 NEVER_HEALTHY = {"test": ["CMD", "false"], "interval": "1s", "startPeriod": "10m", "retries": 1000}
 
 
@@ -97,21 +97,27 @@ def test_names_of_other_networks_are_unknown(cluster: Cluster) -> None:
 
 
 def test_without_a_virtual_ip_a_name_leads_to_all_that_are_ready_and_switching_is_seen(cluster: Cluster) -> None:
-    def manifest(mode: str, **spec: Any) -> str:
-        return service("turns", networks=["front"], replicas=3, endpoint=mode, **spec)
+    """Switching replaces the tasks, as in Swarm."""
 
-    start(cluster.boss, manifest("dnsrr"))
-    found = eventually(lambda: len(one := addresses(cluster, "turns", "front")) == 3 and sorted(one), within=GENEROUS_S)
-    assert isinstance(found, list)
-    for host in cluster.hosts:
-        becomes(host, "both", "turns", found)
-    start(cluster.boss, manifest("vip"))
+    def apply(mode: str) -> None:
+        start(cluster.boss, service("turns", networks=["front"], replicas=3, endpoint=mode, update=AT_ONCE))
+
+    def leads_to_all() -> None:
+        def holds(host: Host) -> bool:
+            ready = sorted(addresses(cluster, "turns", "front"))
+            return len(ready) == 3 and look_up(host, "both", "turns") == ready
+
+        for host in cluster.hosts:
+            eventually(lambda host=host: holds(host), within=GENEROUS_S)  # type: ignore[misc]
+
+    apply("dnsrr")
+    leads_to_all()
+    apply("vip")
     address = eventually(lambda: vip(cluster, "turns", "front"), within=GENEROUS_S)
     for host in cluster.hosts:
         becomes(host, "both", "turns", [str(address)])
-    start(cluster.boss, manifest("dnsrr"))
-    for host in cluster.hosts:
-        becomes(host, "both", "turns", found)
+    apply("dnsrr")
+    leads_to_all()
     cluster.boss.shoal("delete service turns").ok()
     for host in cluster.hosts:
         becomes(host, "both", "turns", [])
