@@ -67,6 +67,8 @@ class Reporter:
         self._on_their_way: set[str] = set()
         """Tasks that were last said to be in a state before running."""
         self._is_urgent = False
+        self._is_due = False
+        """A sign of life has to be a report."""
         self._applied: int | None = None
         self._description: NodeDescription | None = None
         self._unsent: set[str] = set()
@@ -125,16 +127,26 @@ class Reporter:
         self._on_their_way.discard(name)
 
     async def run(self) -> None:
-        """Report news at once, or at a distance in a burst, and beat in between, for ever."""
+        """Report news at once, or at a distance in a burst, and beat all the while, for ever."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._beat)
+            await self._tell()
+
+    async def _beat(self) -> None:
+        """Give a sign of life, whatever a report may be waiting for; where no stream is open, one is due instead."""
+        while True:
+            await self._clock.sleep(self._period_s / BEATS_PER_PERIOD)
+            if not self._sink.beat():
+                self._is_due = True
+                self._news.set()
+
+    async def _tell(self) -> None:
         retry_s = 0.0
         while True:
-            if not (retry_s or self._pending or self._unsent):
-                await wait(self._clock, self._news, self._period_s / BEATS_PER_PERIOD)
-            self._news = anyio.Event()
-            if self._beat() and not (retry_s or self._pending or self._unsent):
-                continue
+            if not (retry_s or self._is_due or self._pending or self._unsent):
+                await self._news.wait()
             try:
-                await self._send()
+                await self._say()
             except (UnavailableError, NotFoundError, ForbiddenError) as error:
                 retry_s = min(RETRY_MOST_S, max(RETRY_FIRST_S, retry_s * 2))
                 log.debug("report_lost", reason=str(error), retry_s=retry_s)
@@ -143,25 +155,30 @@ class Reporter:
                 retry_s = 0.0
                 await self._keep_distance(self._clock.monotonic())
 
+    async def _say(self) -> None:
+        """How far the node is programmed goes down the stream, if it is all there is to say.
+
+        Whatever becomes of it, a new connection is told again what the last one was.
+        """
+        self._news, self._is_urgent = anyio.Event(), False
+        is_all = self._unsent == {"applied"} and not (self._pending or self._is_due)
+        if is_all and self._sink.beat(self._applied):
+            self._unsent = set()
+        else:
+            self._is_due = False
+            await self._send()
+
     async def _keep_distance(self, sent_at: float) -> None:
         """Return when the next report may go, looking again with each news."""
         while not self._is_urgent and (left_s := sent_at + self._gap_s() - self._clock.monotonic()) > LEAST_WAIT_S:
             await wait(self._clock, self._news, left_s)
             self._news = anyio.Event()
 
-    def _beat(self) -> bool:
-        """Give a sign of life; whatever becomes of it, a new connection is told again what it said."""
-        has_beaten = self._sink.beat(self._applied if "applied" in self._unsent else None)
-        if has_beaten:
-            self._unsent.discard("applied")
-        return has_beaten
-
     def _gap_s(self) -> float:
         on_their_way = len(self._on_their_way)
         return min(GAP_MOST_S, GAP_PER_TASK_S * on_their_way) if on_their_way >= BURST else 0.0
 
     async def _send(self) -> None:
-        self._news, self._is_urgent = anyio.Event(), False
         tasks = dict(list(self._pending.items())[:MOST_TASKS])
         unsent, self._unsent = self._unsent, set()
         report = Report(

@@ -99,7 +99,16 @@ async def test_while_its_stream_is_open_an_idle_agent_beats_there_and_reports_no
     desk.reporter.status(task_for(), TaskStatus(S.RUNNING))
     await desk.pass_time(10)
     assert len(desk.server.reports) == 1
-    assert desk.server.beats == 11, "with its report, and five times a period"
+    assert desk.server.beats == 10
+
+
+@pytest.mark.anyio
+async def test_an_agent_beats_while_a_report_waits_for_its_answer() -> None:
+    desk = Desk()
+    desk.server.has_stream, desk.server.gate = True, anyio.Event()
+    desk.reporter.status(task_for(), TaskStatus(S.RUNNING))
+    await desk.pass_time(10)
+    assert (len(desk.server.reports), desk.server.beats) == (1, 10)
 
 
 @pytest.mark.anyio
@@ -167,8 +176,21 @@ async def test_while_several_tasks_are_on_their_way_reports_keep_a_distance() ->
             desk.reporter.applied(40 + slot)
             await desk.clock.run_for(0)
         assert desk.server.reports == []
-        await desk.clock.run_for(GAP_MOST_S)
+        await desk.clock.run_for(GAP_MOST_S / 2)
         assert [(len(report.tasks), report.applied) for report in desk.server.reports] == [(2, 41)]
+
+
+@pytest.mark.anyio
+async def test_while_several_tasks_are_on_their_way_what_goes_down_the_stream_keeps_a_distance_too() -> None:
+    desk = Desk()
+    async with in_a_burst(desk):
+        desk.server.has_stream = True
+        for revision in range(40, 45):
+            desk.reporter.applied(revision)
+            await desk.clock.run_for(0)
+        assert desk.server.applied == []
+        await desk.clock.run_for(GAP_MOST_S)
+        assert desk.server.applied == [44]
 
 
 @pytest.mark.anyio
