@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.e2e.test_networks import ECHO_SERVER, all_answer, answers, devices
+from tests.e2e.test_networks import ECHO_SERVER, all_answer, answers, devices, wiring
 from tests.e2e.test_ports import ASK
-from tests.support.cluster import Cluster, forming
+from tests.support.cluster import Cluster, data_path, forming
 from tests.support.lab import FABRIC_ADDRESS, Host, Lab, Output, eventually
 from tests.support.user import GENEROUS_S, SLEEP, get, service, shell, start
 
@@ -24,6 +24,11 @@ head -c 300000 /dev/zero >/tmp/www/large
 httpd -p 80 -h /tmp/www
 """
 """A web server that tells its name, and has a file of many packets; then a UDP server that tells its clients'."""
+
+NETWORKING = (
+    "--default-addr-pool", "172.30.0.0/16", "--default-addr-pool", "10.44.0.0/16",
+    "--default-addr-pool-mask-length", "25", "--data-path-port", "7789",
+)  # fmt: skip
 
 OUTSIDE = f"http://{FABRIC_ADDRESS}:5000/v2/"
 """What answers beyond the cluster: the laboratory's registry."""
@@ -69,7 +74,7 @@ def formed(lab: Lab) -> Iterator[Cluster]:
 
     `web` is on front; `both` on front and on back, published; `inner` on back, which is internal, alone.
     """
-    with forming(lab, 41, 42, 43) as cluster:
+    with forming(lab, 41, 42, 43, init=NETWORKING, has_data_path=True) as cluster:
         everywhere = {"mode": "global", "mounts": ["/:/host:ro"]}
         start(cluster.boss, f"{network('front')}---\n{network('back', internal=True)}")
         start(cluster.boss, service("web", networks=["front"], **everywhere, **shell(WEB + ECHO_SERVER)))
@@ -85,6 +90,19 @@ def formed(lab: Lab) -> Iterator[Cluster]:
 def cluster(formed: Cluster, request: pytest.FixtureRequest) -> Cluster:
     request.node.lab_hosts = formed.hosts
     return formed
+
+
+def test_overlays_are_made_from_the_pools_and_their_traffic_goes_where_init_and_join_said(cluster: Cluster) -> None:
+    found = {name: get(cluster.boss, f"networks/{name}")["status"]["subnets"] for name in ("ingress", "front", "back")}
+    assert [one["subnet"] for name in ("ingress", "front", "back") for one in found[name]] == [
+        f"172.30.{subnet}/25" for subnet in ("0.0", "0.128", "1.0")
+    ]
+    for host in cluster.hosts:
+        for name in devices(host):
+            settings = wiring(host, name)
+            assert {"7789", data_path(host)} <= set(settings)
+            others = {data_path(other) for other in cluster.hosts if other is not host}
+            assert {line.split(" dst ")[1].split()[0] for line in settings if " dst " in line} == others
 
 
 def test_tasks_of_one_network_reach_each_other_from_host_to_host_also_with_large_packets(cluster: Cluster) -> None:
