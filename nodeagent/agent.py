@@ -37,7 +37,7 @@ from shoal.api.errors import DataplaneError, EngineError, ForbiddenError, NotFou
 from shoal.api.keys import key_of
 from shoal.api.objects import Backend, Object, Task
 from shoal.machinery import managers
-from shoal.machinery.clock import Clock
+from shoal.machinery.clock import Clock, wait
 
 RELIST_S: Final = 10.0
 """Seconds between two listings of the engine's containers; events are only hints."""
@@ -55,6 +55,11 @@ SAVE_EVERY_S: Final = 1.0
 RESTS_PER_SAVE: Final = 50.0
 """Nor more often than once in so many times what it took: on a slow disk, or among a thousand nodes of which each is
 told of all others, storing is a fiftieth of the agent's time at most."""
+
+STORED_AFTER_S: Final = 3.0
+"""Seconds the managers have, after a start, to say what is wanted before the network goes by the stored assignments.
+
+What is in force outlives the agent, and is often newer than what it had stored when it was killed."""
 
 MAKING: Final = 8
 STARTING: Final = 8
@@ -105,6 +110,8 @@ class Agent:
         self._changed = anyio.Event()
         self._is_awaited = False
         """Somebody may wait for this node to follow: a task is to lose its traffic, here or elsewhere."""
+        self._is_told = anyio.Event()
+        """The managers have said what is wanted, at least once."""
         self._to_save = anyio.Event()
         self._engine_trouble = "the engine has not been reached yet"
         self._manager_trouble = NEVER_REACHED
@@ -193,6 +200,7 @@ class Agent:
         if self._manager_trouble:
             log.info("managers_reached", revision=message.revision, tasks=len(assignments.tasks(self._node_uid)))
         self._manager_trouble = ""
+        self._is_told.set()
         self._reporter.greeted({task.metadata.name: task for task in assignments.of(Task).values()})
         self._adopt(assignments)
 
@@ -221,6 +229,7 @@ class Agent:
 
     async def _program(self) -> None:
         """Bring the network to the newest assignments, again and again; say how far it is."""
+        await wait(self._clock, self._is_told, STORED_AFTER_S)
         tries = 0
         while True:
             await self._changed.wait()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from itertools import accumulate
 from pathlib import Path
 from secrets import token_hex
 
@@ -15,6 +16,7 @@ import pytest
 
 from tests.support.cluster import Cluster
 from tests.support.lab import Host, eventually
+from tests.support.onlookers import EngineWatch, watching_engine
 from tests.support.user import GENEROUS_S, SLEEP, apply, instant, service, shell, start
 
 CANARY = f"canary-{token_hex(12)}-of-several-hosts"
@@ -73,18 +75,20 @@ def test_secrets_and_configs_are_where_a_live_task_needs_them_and_nowhere_else(f
 
 
 def test_a_job_completes_on_several_hosts_so_many_at_a_time(cluster: Cluster) -> None:
-    done = apply(cluster.boss, service("batch", mode="job", replicas=6, maxConcurrent=2, **shell("sleep 0.3"))).ok()
-    assert done.out.splitlines()[-1] == "service/batch converged: 6/6 completed"
-    told = "events --since 5m --until 0s --filter type=container --filter event=start --filter event=die --filter"
-    form = "label=com.docker.swarm.service.name=batch --format '{{.TimeNano}} {{.Action}}'"
-    events = [line.split() for host in cluster.hosts for line in host.docker(f"{told} {form}").ok().out.splitlines()]
-    assert len(events) == 12
-    under_way = most = 0
-    for _, action in sorted(events):
-        under_way += 1 if action == "start" else -1
-        most = max(most, under_way)
-    assert most <= 2
+    with ExitStack() as stack:
+        engines = [stack.enter_context(watching_engine(host)) for host in cluster.hosts]
+        done = apply(cluster.boss, service("batch", mode="job", replicas=6, maxConcurrent=2, **shell("sleep 0.3"))).ok()
+        assert done.out.splitlines()[-1] == "service/batch converged: 6/6 completed"
+        moments = eventually(lambda: len(one := starts_and_ends(engines, "batch")) == 12 and one)
+    assert isinstance(moments, list)
+    assert max(accumulate(step for _, step in sorted(moments))) <= 2
     assert len({task["spec"]["node"]["name"] for task in cluster.tasks("batch")}) > 1
+
+
+def starts_and_ends(engines: Sequence[EngineWatch], name: str) -> list[tuple[int, int]]:
+    """When containers of a service began (1) and ended (-1)."""
+    runs = [run for engine in engines for run in engine.runs() if run.slot.startswith(f"{name}.")]
+    return [(run.began, 1) for run in runs] + [(run.ended, -1) for run in runs if run.ended is not None]
 
 
 def test_a_global_job_completes_once_on_each_host_also_on_one_that_joins_later(cluster: Cluster) -> None:

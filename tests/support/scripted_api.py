@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -106,13 +106,21 @@ class ScriptedApi:
         self.connections += 1
         self._streams.add(response)
         try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._send_bookmarks, response)
+                async for line in request.content:
+                    self.beats += 1
+                    self.applied = max(self.applied, int(line.strip() or 0))
+                tasks.cancel_scope.cancel()
+        finally:
+            self._streams.discard(response)
+        return response
+
+    async def _send_bookmarks(self, response: web.StreamResponse) -> None:
+        with suppress(ConnectionError):
             while True:
                 await anyio.sleep(BOOKMARK_S)
                 await response.write(_line({"type": "bookmark", "revision": self.revision}))
-        except ConnectionError:
-            return response
-        finally:
-            self._streams.discard(response)
 
     async def _status(self, request: web.Request) -> web.Response:
         report = msgspec.json.decode(await request.read(), type=Report, dec_hook=codec.dec_hook)
