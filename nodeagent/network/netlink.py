@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 from pyroute2 import IPRoute
@@ -49,8 +50,8 @@ _GONE: Final = frozenset({errno.ENOENT, errno.ENODEV, errno.ESRCH, errno.EADDRNO
 def read() -> dict[str, Overlay]:
     """Return every tunnel of ours in the kernel, by name, whoever made it."""
     with _translated("read tunnels"), IPRoute() as kernel:
-        links = {name: index for index, name in socket.if_nameindex()}
-        return {name: _read(kernel, links[name]) for name in sorted(links) if name.startswith(TUNNEL_PREFIX)}
+        links = {name: _index(name) for name in sorted(link_names()) if name.startswith(TUNNEL_PREFIX)}
+        return {name: _read(kernel, index) for name, index in links.items() if index}
 
 
 def apply(changes: Iterable[Change]) -> dict[str, DataplaneError]:
@@ -73,15 +74,33 @@ def turn_back(bridges: Iterable[str], known: frozenset[int]) -> frozenset[int]:
     """Let bridges send packets back through the port they came by, as a container's that reaches itself by a VIP.
 
     Tunnels are left out: those must never send anything back. Ports in `known` (by number, which no other link gets)
-    are not looked at, for reading one costs a third of a millisecond. Returns those, and all that were looked at.
+    are not read, for that costs a third of a millisecond each. Returns those, and all that were read.
     """
+    new = {index for index in map(_index, link_names()) if index} - known
+    indexes = {index for index in map(_index, bridges) if index}
+    if not new:
+        return known
     with _translated("set hairpin"), IPRoute() as kernel:
-        indexes = {index for index in map(_index, bridges) if index}
-        found = [port for port in kernel.link("dump", family=socket.AF_BRIDGE) if port["index"] not in known]
+        found = [port for index in sorted(new) for port in _ports(kernel, index)]
         for port in found:
             if _may_turn_back(port, indexes):
                 kernel.brport("set", index=port["index"], mode=1)
-        return known.union(port["index"] for port in found if port.get("master") in indexes)
+        return known.union(port["index"] for port in found if port.get("master"))
+
+
+def _ports(kernel: IPRoute, index: int) -> Iterator[Any]:
+    """The link as a port of a bridge; nothing if it has gone."""
+    with _perhaps_gone():
+        yield from kernel.link("get", index=index)
+
+
+def link_names() -> frozenset[str]:
+    """The links of this network namespace; /sys may show another's.
+
+    Asking the kernel by netlink would wait for whoever changes links, such as an engine that starts many containers.
+    """
+    lines = Path("/proc/thread-self/net/dev").read_text().splitlines()
+    return frozenset(line.partition(":")[0].strip() for line in lines if ":" in line)
 
 
 def restore_bridge(bridge: str, addresses: Iterable[str], ports: Iterable[int]) -> None:
@@ -98,7 +117,7 @@ def restore_bridge(bridge: str, addresses: Iterable[str], ports: Iterable[int]) 
 
 def drop_tunnels() -> int:
     """Remove every tunnel of ours; return how many. DataplaneError if one is not to be removed."""
-    found = [name for _, name in socket.if_nameindex() if name.startswith(TUNNEL_PREFIX)]
+    found = [name for name in link_names() if name.startswith(TUNNEL_PREFIX)]
     for error in apply(DropTunnel(name) for name in found).values():
         raise error
     return len(found)
@@ -199,8 +218,7 @@ def _tunnel(link: Any, bridge: Any, address: str) -> Tunnel:
 
 
 def _may_turn_back(port: Any, bridges: set[int]) -> bool:
-    name, mode = port.get("ifname"), port.get(("protinfo", "mode"))
-    return port.get("master") in bridges and not name.startswith(TUNNEL_PREFIX) and mode == 0
+    return port.get("master") in bridges and not port.get("ifname").startswith(TUNNEL_PREFIX)
 
 
 def _known(links: dict[str, int], name: str) -> int:

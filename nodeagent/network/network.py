@@ -10,7 +10,6 @@ engine is away, what is not its business is brought up to date without it.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
@@ -130,7 +129,7 @@ class NodeNetwork:
                 return
             self._in_force = None
             found = await self._ensure_bridges(told)
-            interfaces = _interfaces()
+            interfaces = netlink.link_names()
             here = tuple(network for network in found if network.bridge in interfaces)
             await self._ensure_tunnels(here, told)
             await self._ensure_rules(self._desired(here, told))
@@ -198,7 +197,7 @@ class NodeNetwork:
         self._is_engine_asked = True
 
     async def _remove_strays(self, existing: Collection[EngineNetwork]) -> None:
-        for bridge in abandoned(_interfaces(), existing):
+        for bridge in abandoned(netlink.link_names(), existing):
             await commands.delete_link(bridge)
             log.info("bridge_removed", bridge=bridge, reason="no network of the engine has it")
 
@@ -329,13 +328,8 @@ def _endpoint(network: DockerNetwork, address: TaskAddress, options: Mapping[str
 
 def _fits(network: DockerNetwork, existing: EngineNetwork | None) -> bool:
     """Is the Docker network the wanted one, with its bridge in the kernel?"""
-    return existing is not None and _is_wanted(network, existing) and network.bridge in _interfaces()
+    return existing is not None and _is_wanted(network, existing) and network.bridge in netlink.link_names()
 
 
 def _is_wanted(network: DockerNetwork, existing: EngineNetwork) -> bool:
     return network.subnet in existing.subnets and network.labels().items() <= existing.labels.items()
-
-
-def _interfaces() -> frozenset[str]:
-    """Asked of this network namespace: /sys may show another's."""
-    return frozenset(name for _, name in socket.if_nameindex())

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
-from nodeagent.network import commands, netlink, network
+from nodeagent.network import commands, netlink
 from nodeagent.network import overlay as o
 from shoal.api.errors import DataplaneError
 
@@ -37,7 +37,7 @@ class Kernel:
         monkeypatch.setattr(commands, "outer_ports", self.outer_ports)
         for name in ("read", "apply", "turn_back", "restore_bridge"):
             monkeypatch.setattr(netlink, name, getattr(self, name))
-        monkeypatch.setattr(network, "_interfaces", lambda: frozenset(self.bridges))
+        monkeypatch.setattr(netlink, "link_names", lambda: frozenset(self.bridges))
         return self
 
     def read(self) -> dict[str, o.Overlay]:
