@@ -147,7 +147,7 @@ def test_a_forced_update_replaces_what_is_unchanged(host: Host) -> None:
     start(host, service("forced", **SLEEP))
     before = running(host, "forced", 1)
     start(host, service("forced", forceUpdate=1, **SLEEP))
-    assert running(host, "forced", 1) != before
+    eventually(lambda: running(host, "forced", 1) != before)
 
 
 def test_deleting_leaves_no_container_no_port_and_no_key(host: Host) -> None:
