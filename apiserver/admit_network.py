@@ -13,7 +13,7 @@ from apiserver.admission import Admission, View, identity_faults, refuse, replac
 from shoal.api import keys
 from shoal.api import objects as o
 from shoal.api.errors import Fault
-from shoal.api.meta import Meta, Owner, derived_uid
+from shoal.api.meta import Meta, derived_uid
 from shoal.api.networks import RESERVED, chosen_vni, mtu_of
 from shoal.machinery.controller import Create, Remove, Step
 from shoal.machinery.store import Compare, NoneUnder
@@ -85,7 +85,7 @@ def _claims(network: o.Network) -> tuple[tuple[Step, ...], tuple[Compare, ...]]:
 
 
 def _claim(key: str, network: o.Network) -> o.Claim:
-    owner = Owner(o.Network.KIND, network.metadata.name, network.metadata.uid)
+    owner = o.owner_of(network)
     below = key.removeprefix(keys.ROOT)
     return o.Claim(metadata=Meta(name=below, uid=derived_uid("claim", below, owner.uid), owner=owner), key=below)
 

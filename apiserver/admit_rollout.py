@@ -15,13 +15,10 @@ from apiserver.admit_service import admit_service
 from shoal.api import keys
 from shoal.api import objects as o
 from shoal.api.errors import Fault
-from shoal.api.meta import Ref
 from shoal.api.states import RolloutState
 from shoal.machinery.controller import Replace
 from shoal.rules import attempts
-from shoal.rules.slots import IN_PROGRESS
-
-_PAUSED = frozenset({RolloutState.PAUSED, RolloutState.ROLLBACK_PAUSED})
+from shoal.rules.slots import IN_PROGRESS, PAUSED
 
 
 class Verb(StrEnum):
@@ -55,14 +52,14 @@ def admit_rollout(old: o.Service, asked: Request, view: View) -> Admission:
 
 
 def _state(service: o.Service, view: View) -> RolloutState:
-    found = view.get(o.Rollout, keys.rollout(Ref(service.metadata.name, service.metadata.uid)))
+    found = view.get(o.Rollout, keys.rollout(o.ref_of(service)))
     if found is None or found.status.target != service.status.revision:
         return RolloutState.UPDATING
     return found.status.state
 
 
 def _pause(old: o.Service, view: View) -> Admission:
-    if old.status.attempt.is_paused or _state(old, view) in _PAUSED:
+    if old.status.attempt.is_paused or _state(old, view) in PAUSED:
         return Admission(old)
     if _state(old, view) not in IN_PROGRESS:
         return refuse(old, Fault("action", "no rollout is under way: there is nothing to pause"))
@@ -70,7 +67,7 @@ def _pause(old: o.Service, view: View) -> Admission:
 
 
 def _resume(old: o.Service, view: View) -> Admission:
-    if not old.status.attempt.is_paused and _state(old, view) not in _PAUSED:
+    if not old.status.attempt.is_paused and _state(old, view) not in PAUSED:
         return refuse(old, Fault("action", "the rollout is not paused: there is nothing to resume"))
     return replaced(old, updated(old, status=attempts.resumed(old.status)))
 

@@ -48,7 +48,7 @@ def admit_service(old: o.Service | None, new: o.Service, view: View, uid: str) -
     spec, faults = references.resolved(new.spec, view)
     ref = Ref(new.metadata.name, old.metadata.uid if old else uid)
     if old is not None:
-        ref = Ref(old.metadata.name, old.metadata.uid)
+        ref = o.ref_of(old)
         faults += identity_faults(old, new) + _mode_faults(old.spec, spec)
         faults += _order_faults(old.spec, spec, view)
     port_faults = [fault for at, port in enumerate(spec.ports) for fault in _port_faults(at, port, ref, view)]
@@ -63,7 +63,7 @@ def admit_service(old: o.Service | None, new: o.Service, view: View, uid: str) -
 
 def admit_service_delete(old: o.Service, view: View, forced: bool) -> Admission:
     """The object goes at once, its name, ports and references with it; its tasks follow in their own time."""
-    ref = Ref(old.metadata.name, old.metadata.uid)
+    ref = o.ref_of(old)
     claims = [claim for key in _claim_keys(old.spec, ref) if (claim := view.get(o.Claim, key)) and _is_own(claim, ref)]
     return Admission(old, (Remove(old), *map(Remove, claims), *map(Remove, view.references_of(ref.uid))))
 

@@ -23,7 +23,7 @@ from apiserver.writes import Writes
 from shoal.api import keys
 from shoal.api import objects as o
 from shoal.api.errors import Fault, InvalidError, NotFoundError
-from shoal.api.meta import Meta, Owner, Ref, derived_uid
+from shoal.api.meta import Meta, Owner, derived_uid
 from shoal.api.networks import is_alias
 from shoal.machinery.controller import Create, Remove
 from shoal.rules.addresses import free_addresses, mac_of, pools, with_mask
@@ -66,7 +66,7 @@ class Containers:
 
         def admit(view: View) -> Admission:
             network = find(view.cache, o.Network, query.get("network", ""))
-            held = view.get(o.Attachment, keys.attachment(_ref(network), container))
+            held = view.get(o.Attachment, keys.attachment(o.ref_of(network), container))
             if held is None or held.spec.node.uid != node_uid or not held.spec.container:
                 raise NotFoundError(f"container {container} of this node is not on network {network.metadata.name}")
             uid = held.metadata.uid
@@ -79,7 +79,7 @@ class Containers:
 
 def admit_container(network: o.Network, node: o.Node, container: str, wanted: AttachRequest, view: View) -> Admission:
     """Decide what attaching a plain container means. Pure."""
-    net, where = _ref(network), Ref(node.metadata.name, node.metadata.uid)
+    net, where = o.ref_of(network), o.ref_of(node)
     held = view.get(o.Attachment, keys.attachment(net, container))
     if held is not None and held.spec.node == where and wanted.address in ("", held.spec.address.partition("/")[0]):
         return Admission(held)
@@ -147,10 +147,6 @@ def _is_given(network: o.Network, text: str) -> bool:
         if address in net and address not in kept:
             return True
     return False
-
-
-def _ref(network: o.Network) -> Ref:
-    return Ref(network.metadata.name, network.metadata.uid)
 
 
 def _decoded(raw: bytes) -> AttachRequest:

@@ -18,7 +18,6 @@ from apiserver import wire
 from apiserver.mirror import ADDRESS_CLAIMS, TASKS_BY_NODE, TASKS_BY_SERVICE, Mirror
 from shoal.api import codec, keys
 from shoal.api import objects as o
-from shoal.api.meta import Ref
 from shoal.api.states import TaskState
 from shoal.machinery.cache import Cache, Change
 from shoal.machinery.clock import Clock
@@ -37,7 +36,7 @@ _encoder = msgspec.json.Encoder(enc_hook=codec.enc_hook, order="deterministic")
 
 def joined_status(service: o.Service, cache: Cache) -> dict[str, Any]:
     """Return what is joined into a service's status. Pure."""
-    ref = Ref(service.metadata.name, service.metadata.uid)
+    ref = o.ref_of(service)
     tasks = list(cache.by(TASKS_BY_SERVICE, ref.uid).values())
     nodes = {node.metadata.uid: node for node in _nodes_of(service, tasks, cache)}
     joined: dict[str, Any] = {"replicas": count(service, tasks, nodes)}

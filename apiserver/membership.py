@@ -31,7 +31,7 @@ from shoal.api.errors import (
     ThrottledError,
     UnavailableError,
 )
-from shoal.api.meta import Meta, Owner, derived_uid
+from shoal.api.meta import Meta, derived_uid
 from shoal.api.names import node_name_problem
 from shoal.api.states import Availability, NodeState, Role
 from shoal.api.tokens import parse_token
@@ -257,7 +257,7 @@ class Membership:
 
     def _claim(self, key: str, node: o.Node) -> Create | Replace:
         """Take a name or an address for a node, from whoever had it and is gone: of two servers, only one can."""
-        owner = Owner(o.Node.KIND, node.metadata.name, node.metadata.uid)
+        owner = o.owner_of(node)
         held = self._mirror.cache.get(o.Claim, key)
         if held is not None:
             return Replace(msgspec.structs.replace(held, metadata=msgspec.structs.replace(held.metadata, owner=owner)))

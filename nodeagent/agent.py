@@ -38,6 +38,7 @@ from shoal.api.keys import key_of
 from shoal.api.objects import Backend, Object, Task
 from shoal.machinery import managers
 from shoal.machinery.clock import Clock, wait
+from shoal.rules.following import is_waiting
 
 RELIST_S: Final = 10.0
 """Seconds between two listings of the engine's containers; events are only hints."""
@@ -250,14 +251,15 @@ class Agent:
                     self._reporter.applied(target.revision, is_urgent=is_awaited)
 
     async def _save(self) -> None:
+        stored = self._managers
         while True:
             await self._to_save.wait()
             self._to_save = anyio.Event()
             began = self._clock.monotonic()
             try:
-                await to_thread.run_sync(
-                    managers.save, self._folder, [url.removeprefix(HTTPS) for url in self._managers]
-                )
+                if (told := self._managers) != stored:
+                    await to_thread.run_sync(managers.save, self._folder, [url.removeprefix(HTTPS) for url in told])
+                    stored = told
                 if self._assignments.synced:
                     await to_thread.run_sync(memory.save, self._folder, self._assignments)
             except OSError as error:
@@ -308,7 +310,7 @@ class Agent:
 
 
 def _is_draining(obj: Object) -> bool:
-    return isinstance(obj, Backend) and not obj.status.ready and obj.status.drained_at is None
+    return isinstance(obj, Backend) and not obj.status.ready and is_waiting(obj)
 
 
 def _jittered(tries: int) -> float:

@@ -13,8 +13,8 @@ from datetime import datetime, timedelta
 from msgspec.structs import replace
 
 from shoal.api import keys
-from shoal.api.meta import Meta, Owner, Ref, derived_uid
-from shoal.api.objects import Claim, Network, Task, TaskAddress, TaskStatus
+from shoal.api.meta import Meta, Owner, derived_uid
+from shoal.api.objects import Claim, Network, Task, TaskAddress, TaskStatus, owner_of, ref_of
 from shoal.api.states import TaskState
 from shoal.machinery.controller import Action, Create, Plan, Remove, Replace, Step
 from shoal.rules.addresses import free_addresses, mac_of, with_mask
@@ -88,12 +88,12 @@ def _allocate(task: Task, supply: _Supply, now: datetime) -> tuple[tuple[Step, .
         return (), f"network {missing} does not exist"
     addresses: list[TaskAddress] = []
     claims: list[Step] = []
-    owner = Owner("Task", task.metadata.name, task.metadata.uid)
+    owner = owner_of(task)
     for network, aliases in wanted:
         address = supply.next(network)
         if address is None:
             return (), f"network {network.metadata.name} has no free address"
-        ref = Ref(network.metadata.name, network.metadata.uid)
+        ref = ref_of(network)
         addresses.append(TaskAddress(ref, with_mask(network, address), mac_of(address), aliases))
         claims.append(Create(make_claim(keys.address(ref, address), owner)))
     status = TaskStatus(TaskState.PENDING, now, "pending task scheduling")

@@ -19,8 +19,8 @@ from msgspec.structs import replace
 from controllers.endpoint.addresses import RETRY, Taken, make_claim
 from controllers.endpoint.sites import tunnel_end
 from shoal.api import keys
-from shoal.api.meta import Meta, Owner, Ref, derived_uid
-from shoal.api.objects import Attachment, AttachmentSpec, Claim, Network, Node, Reference
+from shoal.api.meta import Meta, derived_uid
+from shoal.api.objects import Attachment, AttachmentSpec, Claim, Network, Node, Reference, owner_of, ref_of
 from shoal.machinery.controller import Action, Create, Plan, Remove, Replace, Step, any_of, is_unchanged, still_exists
 from shoal.rules.addresses import free_addresses, lowest_free, mac_of, with_mask, without_mask
 
@@ -115,9 +115,7 @@ def _left(site: Site, now: datetime) -> timedelta | None:
 
 
 def _attach(network: Network, node: Node, address: str, number: int) -> Action:
-    net = Ref(network.metadata.name, network.metadata.uid)
-    ref = Ref(node.metadata.name, node.metadata.uid)
-    owner = Owner("Node", ref.name, ref.uid)
+    net, ref, owner = ref_of(network), ref_of(node), owner_of(node)
     spec = AttachmentSpec(
         network=net, node=ref, address=with_mask(network, address), mac=mac_of(address), vtep=tunnel_end(node),
         number=number,
@@ -138,7 +136,7 @@ def plan_numbers(view: NumberView) -> Plan:
             because = f"all {LAST_NODE_NUMBER} node numbers are taken"
             return Plan(tuple(actions), RETRY, because, independent=True)
         numbers.add(number)
-        owner = Owner("Node", node.metadata.name, node.metadata.uid)
+        owner = owner_of(node)
         claim = make_claim(keys.claim("node-number", number), owner)
         actions.append(Action("NodeNumbered", (Create(claim),), (still_exists(node),)))
     return Plan(tuple(actions), independent=True)

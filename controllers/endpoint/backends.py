@@ -14,8 +14,8 @@ from datetime import datetime
 from msgspec.structs import replace
 
 from controllers.endpoint.vips import Withdrawal, plan_withdrawal
-from shoal.api.meta import Meta, Owner, Ref, derived_uid
-from shoal.api.objects import Backend, BackendSpec, BackendStatus, Claim, Node, Task
+from shoal.api.meta import Meta, Owner, derived_uid
+from shoal.api.objects import Backend, BackendSpec, BackendStatus, Claim, Node, Task, ref_of
 from shoal.api.states import NodeState, TaskState
 from shoal.machinery.controller import Action, Create, Plan, Remove, Replace, still_exists
 
@@ -83,7 +83,7 @@ def _create(task: Task, node: Node | None, now: datetime) -> Action | None:
     if where is None or not task.spec.addresses or not is_wanted:
         return None
     ready = is_routable(task, node)
-    ref = Ref(task.metadata.name, task.metadata.uid)
+    ref = ref_of(task)
     backend = Backend(
         metadata=Meta(name=ref.name, uid=derived_uid("backend", ref.uid), owner=Owner("Task", ref.name, ref.uid)),
         spec=BackendSpec(task.spec.service, ref, where, task.spec.addresses, task.spec.slot),

@@ -18,8 +18,8 @@ from controllers.endpoint.addresses import RETRY, make_claim
 from controllers.endpoint.vips import Wanted, plan_networks, withdrawn
 from shoal.api import keys
 from shoal.api.defaults import endpoint_mode
-from shoal.api.meta import Meta, Owner, Ref, derived_uid
-from shoal.api.objects import Claim, EndpointSpec, Service, ServiceEndpoint
+from shoal.api.meta import Meta, Owner, derived_uid
+from shoal.api.objects import Claim, EndpointSpec, Service, ServiceEndpoint, ref_of
 from shoal.api.states import Protocol, PublishMode
 from shoal.api.template import Port
 from shoal.machinery.controller import Action, Create, Plan, Remove, Replace, Step, is_unchanged
@@ -83,7 +83,7 @@ def _taken_down(endpoint: ServiceEndpoint | None) -> tuple[Action, ...]:
 def _plan_endpoint(service: Service, view: ServiceView) -> Plan:
     ports, fresh, missing = _resolve(service, view)
     ports = tuple(port for port in ports if port not in view.taken)
-    ref = Ref(service.metadata.name, service.metadata.uid)
+    ref = ref_of(service)
     owner = Owner("Service", ref.name, ref.uid)
     mode = endpoint_mode(service.spec)
     old = view.endpoint

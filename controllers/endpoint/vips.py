@@ -19,8 +19,7 @@ from msgspec.structs import replace
 
 from controllers.endpoint.addresses import Taken, make_claim
 from shoal.api import codec, keys
-from shoal.api.meta import Owner, Ref
-from shoal.api.objects import Claim, EndpointNetwork, Network, Service, ServiceEndpoint
+from shoal.api.objects import Claim, EndpointNetwork, Network, Service, ServiceEndpoint, owner_of, ref_of
 from shoal.api.states import EndpointMode
 from shoal.machinery.controller import Action, Create, Remove, Replace, Step
 from shoal.rules.addresses import free_addresses, with_mask
@@ -74,7 +73,7 @@ def plan_networks(
     full: list[str] = []
     for one in wanted:
         network = one.network
-        ref = Ref(network.metadata.name, network.metadata.uid)
+        ref = ref_of(network)
         before = known.pop(ref.uid, EndpointNetwork(ref))
         entry = replace(before, aliases=before.aliases if one.aliases is None else one.aliases)
         if mode is not EndpointMode.VIP:
@@ -97,7 +96,7 @@ def _vip(service: Service, one: Wanted, entry: EndpointNetwork) -> tuple[str, St
     address = next(free_addresses(one.network, one.taken.addresses, one.taken.newest), None)
     if address is None:
         return "", None
-    owner = Owner("Service", service.metadata.name, service.metadata.uid)
+    owner = owner_of(service)
     return with_mask(one.network, address), Create(make_claim(keys.address(entry.network, address), owner))
 
 

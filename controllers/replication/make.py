@@ -9,7 +9,7 @@ import msgspec
 from controllers.replication.view import Held, View
 from shoal.api import keys
 from shoal.api.meta import Meta, Owner, Ref, derived_uid
-from shoal.api.objects import Slot, SlotSpec, Task, TaskSpec, TaskStatus
+from shoal.api.objects import Slot, SlotSpec, Task, TaskSpec, TaskStatus, owner_of, ref_of
 from shoal.api.states import DesiredState, TaskState
 from shoal.machinery.controller import Create, Remove, Replace, Step
 from shoal.rules.liveness import is_over, is_unclaimed
@@ -38,7 +38,7 @@ def new_task(
             uid=uid,
             labels=service.metadata.labels,
             created_at=now,
-            owner=Owner("Service", service.metadata.name, service.metadata.uid),
+            owner=owner_of(service),
         ),
         spec=TaskSpec(
             service=view.ref,
@@ -72,7 +72,7 @@ def _own_node(view: View, slot: str) -> Ref | None:
     if not view.owner.spec.mode.is_global:
         return None
     node = view.nodes[slot]
-    return Ref(node.metadata.name, node.metadata.uid)
+    return ref_of(node)
 
 
 def point_at(view: View, held: Held, task: Task) -> Step:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from shoal.api.meta import Ref
-from shoal.api.objects import ClusterSpec, Node, Rollout, Service, Slot, Task
+from shoal.api.objects import ClusterSpec, Node, Rollout, Service, Slot, Task, ref_of
 from shoal.api.states import DesiredState, TaskState
 from shoal.api.template import TaskTemplate
 from shoal.rules.dirtiness import is_dirty, template_of
@@ -43,7 +43,7 @@ class View:
 
     @property
     def ref(self) -> Ref:
-        return Ref(self.owner.metadata.name, self.owner.metadata.uid)
+        return ref_of(self.owner)
 
     @property
     def wanted_state(self) -> DesiredState:

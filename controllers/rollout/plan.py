@@ -26,8 +26,7 @@ from controllers.rollout.records import collect, collect_all, write
 from controllers.rollout.references import release
 from controllers.rollout.rollback import roll_back
 from controllers.rollout.view import View
-from shoal.api.meta import Ref
-from shoal.api.objects import RolloutStatus, Watched
+from shoal.api.objects import RolloutStatus, Watched, ref_of
 from shoal.api.states import FailureAction, RolloutState
 from shoal.machinery.controller import Plan
 from shoal.rules.slots import BACKWARDS, IN_PROGRESS
@@ -161,7 +160,7 @@ def _first(view: View) -> RolloutStatus:
     counts = Counter(task.spec.revision for task in view.current.values() if task.spec.desired_state.is_live)
     running = sorted((count, revision) for revision, count in counts.items() if revision in known)
     stable = running[-1][1] if running else view.owner.status.revision
-    ref = Ref(view.owner.metadata.name, view.owner.metadata.uid)
+    ref = ref_of(view.owner)
     attempt = view.owner.status.attempt.number
     return RolloutStatus(service=ref, state=RolloutState.COMPLETED, stable=stable, target=stable, attempt=attempt)
 

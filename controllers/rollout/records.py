@@ -8,10 +8,11 @@ from typing import Final
 from msgspec.structs import replace
 
 from controllers.rollout.view import View
-from shoal.api.meta import Meta, Owner, derived_uid
-from shoal.api.objects import Rollout, RolloutStatus
+from shoal.api.meta import Meta, derived_uid
+from shoal.api.objects import Rollout, RolloutStatus, owner_of
 from shoal.api.states import RolloutState
 from shoal.machinery.controller import Action, Create, Remove, Replace, still_exists
+from shoal.rules.slots import PAUSED
 
 KEPT_REVISIONS: Final = 10
 """Revisions of a service that are kept, its newest ones."""
@@ -24,7 +25,6 @@ _REASONS: Final = {
     RolloutState.ROLLBACK_PAUSED: "RollbackPaused",
     RolloutState.ROLLBACK_COMPLETED: "RollbackCompleted",
 }
-_BAD: Final = frozenset({RolloutState.PAUSED, RolloutState.ROLLBACK_PAUSED})
 
 
 def write(view: View, before: RolloutStatus, after: RolloutStatus) -> Iterator[Action]:
@@ -35,7 +35,7 @@ def write(view: View, before: RolloutStatus, after: RolloutStatus) -> Iterator[A
         meta = Meta(
             name=service.metadata.name,
             uid=derived_uid(service.metadata.uid, "rollout"),
-            owner=Owner("Service", service.metadata.name, service.metadata.uid),
+            owner=owner_of(service),
         )
         yield Action("RolloutCreated", (Create(Rollout(metadata=meta, status=after)),), exists)
     elif after != before:
@@ -43,7 +43,7 @@ def write(view: View, before: RolloutStatus, after: RolloutStatus) -> Iterator[A
         reason = _REASONS[after.state] if is_news else "RolloutAdvanced"
         note = after.message if is_news else ""
         steps = (Replace(replace(view.rollout, status=after)),)
-        yield Action(reason, steps, exists, note=note, about=service, warning=is_news and after.state in _BAD)
+        yield Action(reason, steps, exists, note=note, about=service, warning=is_news and after.state in PAUSED)
 
 
 def collect(view: View, status: RolloutStatus) -> Iterator[Action]:

@@ -85,7 +85,7 @@ def turn_back(bridges: Iterable[str], known: frozenset[int]) -> frozenset[int]:
         for port in found:
             if _may_turn_back(port, indexes):
                 kernel.brport("set", index=port["index"], mode=1)
-        return known.union(port["index"] for port in found if port.get("master"))
+        return known.union(port["index"] for port in found if not _may_yet_join(port))
 
 
 def _ports(kernel: IPRoute, index: int) -> Iterator[Any]:
@@ -219,6 +219,11 @@ def _tunnel(link: Any, bridge: Any, address: str) -> Tunnel:
 
 def _may_turn_back(port: Any, bridges: set[int]) -> bool:
     return port.get("master") in bridges and not port.get("ifname").startswith(TUNNEL_PREFIX)
+
+
+def _may_yet_join(link: Any) -> bool:
+    """An engine makes a container's link before it puts it into a bridge."""
+    return not link.get("master") and link.get(("linkinfo", "kind")) == "veth"
 
 
 def _known(links: dict[str, int], name: str) -> int:

@@ -541,6 +541,14 @@ class Presence(Object, frozen=True, tag="Presence", kw_only=True):
     """Counts this server's writes; a change of it, not of any time stamp, shows that the server is fresh."""
 
 
+def ref_of(obj: Object) -> Ref:
+    return Ref(obj.metadata.name, obj.metadata.uid)
+
+
+def owner_of(obj: Object) -> Owner:
+    return Owner(obj.KIND, obj.metadata.name, obj.metadata.uid)
+
+
 KINDS: dict[str, type[Object]] = {
     kind.KIND: kind
     for kind in (

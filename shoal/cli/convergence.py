@@ -16,8 +16,9 @@ from msgspec.structs import replace
 
 from shoal.api.states import DesiredState, RolloutState, TaskState
 from shoal.cli.columns import RANK, at, is_job
-from shoal.cli.rolling import MOVING, batch, time_to_go
+from shoal.cli.rolling import batch, time_to_go
 from shoal.cli.text import moment, plural
+from shoal.rules.slots import IN_PROGRESS, PAUSED
 
 Plain = dict[str, Any]
 
@@ -71,13 +72,13 @@ def progress(service: Plain, tasks: Iterable[Plain], revision: str = "") -> Prog
     settled = _is_settled(desired, own, current)
     if revision and current != revision and state == RolloutState.ROLLBACK_COMPLETED:
         stage, cause = Stage.ROLLED_BACK, at(service, "status.attempt.message") or cause
-    elif is_known and state in (RolloutState.PAUSED, RolloutState.ROLLBACK_PAUSED):
+    elif is_known and state in PAUSED:
         stage, cause = Stage.FAILED, at(service, "status.rollout.message") or cause or f"the rollout is {state}"
-    elif is_known and running == desired == updated and state not in MOVING:
+    elif is_known and running == desired == updated and state not in IN_PROGRESS:
         stage = Stage.CONVERGED
     else:
         stage = Stage.GOING
-    is_rolling = is_known and state in MOVING
+    is_rolling = is_known and state in IN_PROGRESS
     return Progress(stage, text, cause, running, desired, settled, is_rolling)
 
 

@@ -12,11 +12,10 @@ from shoal.api.objects import Update
 from shoal.api.states import RolloutState
 from shoal.cli.columns import at
 from shoal.cli.text import moment, plural
+from shoal.rules.slots import IN_PROGRESS
 from shoal.rules.waiting import NOTHING, time_left
 
 Plain = dict[str, Any]
-
-MOVING: Final = (RolloutState.UPDATING, RolloutState.ROLLBACK_STARTED)
 
 _NAMED: Final = 4
 """Slots of a batch that are named; the others are counted."""
@@ -26,7 +25,7 @@ def batch(service: Plain) -> str:
     """Spell how many slots are done, which are being replaced and how many failed; "" where nothing is under way."""
     status = at(service, "status.rollout", {})
     dirty, granted, watched = (status.get(key) or [] for key in ("dirty", "granted", "watched"))
-    if status.get("state") not in MOVING or not dirty:
+    if status.get("state") not in IN_PROGRESS or not dirty:
         return ""
     busy = [slot for slot, one in dict(watched).items() if not one.get("settledAt")]
     done = len([slot for slot in dirty if slot in granted and slot not in busy])
@@ -44,7 +43,7 @@ def time_to_go(service: Plain, now: datetime) -> str:
     """Spell what time is left until something must have happened: a start, the next batch, the end; "" for none."""
     status = at(service, "status.rollout", {})
     watched = list((status.get("watched") or {}).values())
-    if status.get("state") not in MOVING or not watched:
+    if status.get("state") not in IN_PROGRESS or not watched:
         return ""
     settings = _settings(service, status["state"])
     busy = [one for one in watched if not one.get("settledAt")]

@@ -9,7 +9,7 @@ from shoal.api import keys
 from shoal.api import objects as o
 from shoal.api.codec import decode
 from shoal.api.errors import AlreadyExistsError, ConflictError, InvalidError
-from shoal.api.meta import Meta, Owner, derived_uid
+from shoal.api.meta import Meta, derived_uid
 from shoal.api.ownership import HOST
 from shoal.api.states import NodeState, Role
 from shoal.host.identity import Identity
@@ -100,7 +100,7 @@ def _predefined(driver: str, identity: Identity, now: datetime) -> o.Network:
 
 
 def _claim(holder: o.Network | o.Node, key: str, now: datetime) -> o.Claim:
-    owner = Owner(holder.KIND, holder.metadata.name, holder.metadata.uid)
+    owner = o.owner_of(holder)
     return o.Claim(
         metadata=Meta(uid=derived_uid(holder.metadata.uid, key), owner=owner, created_at=now, updated_at=now),
         key=key.removeprefix(keys.ROOT),

@@ -58,7 +58,7 @@ class Recorder:
 
     def note(self, about: o.Object | Owner, reason: str, message: str = "", *, is_warning: bool = False) -> None:
         """Remember that something happened; never blocks and never fails."""
-        owner = about if isinstance(about, Owner) else Owner(about.KIND, about.metadata.name, about.metadata.uid)
+        owner = about if isinstance(about, Owner) else o.owner_of(about)
         key = keys.event(owner.kind, owner.uid, reason)
         now = self._clock.now()
         before = self._pending.get(key)

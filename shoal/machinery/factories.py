@@ -10,7 +10,7 @@ import msgspec
 
 from shoal.api import codec
 from shoal.api import objects as o
-from shoal.api.meta import Meta, Owner, Ref, derived_uid
+from shoal.api.meta import Meta, Ref, derived_uid
 from shoal.api.states import Availability, DesiredState, NodeState, Role, RolloutState, TaskState
 from shoal.api.template import TaskTemplate
 from shoal.api.units import Bytes, Cpus
@@ -21,14 +21,6 @@ from shoal.rules.dirtiness import template_of
 
 def template_hash(template: TaskTemplate) -> str:
     return hashlib.sha256(msgspec.json.encode(template, enc_hook=codec.enc_hook, order="sorted")).hexdigest()[:16]
-
-
-def ref_of(obj: o.Object) -> Ref:
-    return Ref(obj.metadata.name, obj.metadata.uid)
-
-
-def owner_of(obj: o.Object) -> Owner:
-    return Owner(obj.KIND, obj.metadata.name, obj.metadata.uid)
 
 
 def make_service(
@@ -53,7 +45,7 @@ def changed(old: o.Service, new: o.Service) -> o.Service:
     """Return a stored service after people have applied another one in its place."""
     if old.spec == new.spec:
         return codec.with_meta(old, labels=new.metadata.labels)
-    revision = o.RevisionSpec(ref_of(old), new.status.revision, new.status.revision_number, template_of(new.spec))
+    revision = o.RevisionSpec(o.ref_of(old), new.status.revision, new.status.revision_number, template_of(new.spec))
     status = after_change(old, new.spec, revision)
     return msgspec.structs.replace(codec.with_meta(old, labels=new.metadata.labels), spec=new.spec, status=status)
 
@@ -66,9 +58,9 @@ def make_revision(service: o.Service, number: int = 1) -> o.Revision:
             name=f"{service.metadata.name}.{digest}",
             uid=derived_uid("revision", service.metadata.uid, digest),
             created_at=VirtualClock.START,
-            owner=owner_of(service),
+            owner=o.owner_of(service),
         ),
-        spec=o.RevisionSpec(service=ref_of(service), hash=digest, number=number, template=template_of(service.spec)),
+        spec=o.RevisionSpec(service=o.ref_of(service), hash=digest, number=number, template=template_of(service.spec)),
     )
 
 
@@ -80,11 +72,11 @@ def make_rollout(service: o.Service, *, stable: str | None = None, **status: Any
             name=service.metadata.name,
             uid=derived_uid("rollout", service.metadata.uid),
             created_at=VirtualClock.START,
-            owner=owner_of(service),
+            owner=o.owner_of(service),
         ),
         status=o.RolloutStatus(
             **{
-                "service": ref_of(service),
+                "service": o.ref_of(service),
                 "state": RolloutState.COMPLETED,
                 "stable": target if stable is None else stable,
                 "target": target,
@@ -151,16 +143,16 @@ def make_task(
             uid=uid,
             generation=1,
             created_at=VirtualClock.START,
-            owner=owner_of(service),
+            owner=o.owner_of(service),
         ),
         spec=o.TaskSpec(
             **{
-                "service": ref_of(service),
+                "service": o.ref_of(service),
                 "slot": str(slot),
                 "revision": service.status.revision,
                 "template": template_of(service.spec),
                 "desired_state": desired,
-                "node": ref_of(node) if isinstance(node, o.Node) else node,
+                "node": o.ref_of(node) if isinstance(node, o.Node) else node,
                 **spec,
             }
         ),

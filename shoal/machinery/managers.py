@@ -21,12 +21,9 @@ log = structlog.get_logger()
 
 
 def save(folder: Path, managers: Iterable[str]) -> None:
-    """Replace what is stored; an equal list is no write."""
-    told = tuple(managers)
-    if told == load(folder):
-        return
+    """Replace what is stored."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_atomic(folder / _FILE, msgspec.json.encode(told))
+    write_atomic(folder / _FILE, msgspec.json.encode(tuple(managers)))
 
 
 def load(folder: Path) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """What tests of controllers need: factories of objects, and a `World` that runs controllers with a scripted agent."""
 
+from shoal.api.objects import owner_of, ref_of
 from shoal.machinery.factories import (
     at_revision,
     changed,
@@ -11,8 +12,6 @@ from shoal.machinery.factories import (
     make_service,
     make_slot,
     make_task,
-    owner_of,
-    ref_of,
     template_hash,
 )
 from shoal.machinery.world import Behaviour, Crash, FakeAgent, World

@@ -24,7 +24,7 @@ from shoal.api.states import DesiredState, PublishMode, TaskState
 from shoal.machinery.cache import Cache, Change
 from shoal.machinery.clock import VirtualClock
 from shoal.machinery.controller import Action, Controller, Plan, Replace
-from shoal.machinery.factories import changed, make_revision, owner_of, template_hash
+from shoal.machinery.factories import changed, make_revision, template_hash
 from shoal.machinery.memory import MemoryStore
 from shoal.machinery.runner import all_keys, keys_for, kinds_of, reader
 from shoal.machinery.store import Txn
@@ -378,7 +378,7 @@ class World:
                     else keys.ingress_port_claim(port.protocol, port.published)
                 )
                 name = key.removeprefix(keys.ROOT)
-                claims.append(o.Claim(metadata=Meta(name=name, owner=owner_of(service)), key=name))
+                claims.append(o.Claim(metadata=Meta(name=name, owner=o.owner_of(service)), key=name))
         return claims
 
 

@@ -17,7 +17,7 @@ from shoal.rules.liveness import is_drained, is_lost
 
 IN_PROGRESS: Final = frozenset({RolloutState.UPDATING, RolloutState.ROLLBACK_STARTED})
 BACKWARDS: Final = frozenset({RolloutState.ROLLBACK_STARTED, RolloutState.ROLLBACK_PAUSED})
-_PAUSED = frozenset({RolloutState.PAUSED, RolloutState.ROLLBACK_PAUSED})
+PAUSED: Final = frozenset({RolloutState.PAUSED, RolloutState.ROLLBACK_PAUSED})
 
 
 def slot_order(slot: str) -> tuple[int, str]:
@@ -79,7 +79,7 @@ def rights(rollout: Rollout | None, service: Service) -> Rights:
         stable=status.stable,
         granted=frozenset(status.granted),
         dirty=frozenset(status.dirty),
-        is_paused=status.state in _PAUSED,
+        is_paused=status.state in PAUSED,
     )
 
 
