@@ -13,11 +13,12 @@ from apiserver.admission import Admission, View, identity_faults, refuse, replac
 from shoal.api import keys
 from shoal.api import objects as o
 from shoal.api.errors import Fault
-from shoal.api.meta import Meta, derived_uid
+from shoal.api.meta import Meta
 from shoal.api.networks import RESERVED, chosen_vni, mtu_of
 from shoal.machinery.controller import Create, Remove, Step
 from shoal.machinery.store import Compare, NoneUnder
 from shoal.rules.addresses import without_mask
+from shoal.rules.claims import make_claim
 from shoal.rules.networks import DEFAULT_MTU
 from shoal.rules.subnets import FIRST_VNI, first_free, next_vni, subnets_of, with_gateway
 
@@ -81,13 +82,8 @@ def _claims(network: o.Network) -> tuple[tuple[Step, ...], tuple[Compare, ...]]:
         compares = (NoneUnder(keys.subnet_claims(subnet)),)
     if network.spec.ingress:
         claimed.append(INGRESS_CLAIM)
-    return tuple(Create(_claim(key, network)) for key in claimed), compares
-
-
-def _claim(key: str, network: o.Network) -> o.Claim:
     owner = o.owner_of(network)
-    below = key.removeprefix(keys.ROOT)
-    return o.Claim(metadata=Meta(name=below, uid=derived_uid("claim", below, owner.uid), owner=owner), key=below)
+    return tuple(Create(make_claim(key, owner)) for key in claimed), compares
 
 
 def _name_faults(new: o.Network, view: View) -> list[Fault]:

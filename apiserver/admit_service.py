@@ -24,6 +24,7 @@ from shoal.api.template import Port, TaskTemplate
 from shoal.machinery.controller import Create, Remove, Step
 from shoal.machinery.store import Compare, Exists, NoneUnder, Unchanged
 from shoal.rules import attempts
+from shoal.rules.claims import make_claim
 from shoal.rules.liveness import is_drained
 from shoal.rules.slots import is_member
 
@@ -197,7 +198,7 @@ def _claims(
         if held is not None:
             compares.append(Unchanged(key, held.metadata.resource_version) if _is_stored(held) else Exists(key))
             continue
-        steps.append(Create(_claim(key, ref)))
+        steps.append(Create(make_claim(key, Owner(o.Service.KIND, ref.name, ref.uid))))
         compares += _nobody_else(port, ref, before)
     return tuple(sorted(steps, key=lambda step: isinstance(step, Create))), tuple(compares)
 
@@ -217,9 +218,3 @@ def _nobody_else(port: Port, ref: Ref, before: dict[str, Port]) -> list[Compare]
 
 def _is_stored(claim: o.Claim) -> bool:
     return claim.metadata.resource_version > 0
-
-
-def _claim(key: str, ref: Ref) -> o.Claim:
-    owner = Owner(o.Service.KIND, ref.name, ref.uid)
-    below = key.removeprefix(keys.ROOT)
-    return o.Claim(metadata=Meta(name=below, uid=derived_uid("claim", below, ref.uid), owner=owner), key=below)

@@ -27,6 +27,7 @@ from shoal.api.meta import Meta, Owner, derived_uid
 from shoal.api.networks import is_alias
 from shoal.machinery.controller import Create, Remove
 from shoal.rules.addresses import free_addresses, mac_of, pools, with_mask
+from shoal.rules.claims import make_claim
 
 SHORT_ID: Final = 12
 """Digits of a container's id that people see."""
@@ -96,8 +97,7 @@ def admit_container(network: o.Network, node: o.Node, container: str, wanted: At
     spec = msgspec.structs.replace(spec, address=with_mask(network, address), mac=mac_of(address))
     obj = msgspec.structs.replace(obj, spec=spec)
     owner = Owner(o.Attachment.KIND, name, uid)
-    below = keys.address(net, address).removeprefix(keys.ROOT)
-    claim = o.Claim(metadata=Meta(name=below, uid=derived_uid("claim", below, uid), owner=owner), key=below)
+    claim = make_claim(keys.address(net, address), owner)
     steps = (Create(obj), Create(claim), Create(make_reference(o.Network, net, owner)))
     return Admission(obj, steps, (still_there(o.Network, net.name, view),))
 

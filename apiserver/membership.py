@@ -46,6 +46,7 @@ from shoal.machinery.authority import (
 from shoal.machinery.clock import Clock
 from shoal.machinery.controller import Action, Create, Replace
 from shoal.machinery.pki import Pair, Subject, public_bytes, requested_key, sign
+from shoal.rules.claims import make_claim
 from shoal.rules.subnets import subnets_of
 
 UNITS: Final = {Role.MANAGER: "swarm-manager", Role.WORKER: "swarm-worker"}
@@ -261,9 +262,7 @@ class Membership:
         held = self._mirror.cache.get(o.Claim, key)
         if held is not None:
             return Replace(msgspec.structs.replace(held, metadata=msgspec.structs.replace(held.metadata, owner=owner)))
-        short = key.removeprefix(keys.ROOT)
-        meta = Meta(name=short, uid=derived_uid("claim", short, owner.uid), owner=owner)
-        return Create(o.Claim(metadata=meta, key=short))
+        return Create(make_claim(key, owner))
 
     def _need_outside(self, address: str) -> None:
         """InvalidError if a host's address lies in an overlay network: it would be cut off once it takes part."""

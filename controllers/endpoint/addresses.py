@@ -13,11 +13,11 @@ from datetime import datetime, timedelta
 from msgspec.structs import replace
 
 from shoal.api import keys
-from shoal.api.meta import Meta, Owner, derived_uid
 from shoal.api.objects import Claim, Network, Task, TaskAddress, TaskStatus, owner_of, ref_of
 from shoal.api.states import TaskState
 from shoal.machinery.controller import Action, Create, Plan, Remove, Replace, Step
 from shoal.rules.addresses import free_addresses, mac_of, with_mask
+from shoal.rules.claims import make_claim
 from shoal.rules.networks import PREDEFINED
 from shoal.rules.ports import needs_ingress
 
@@ -120,10 +120,3 @@ def _networks_of(task: Task, supply: _Supply) -> tuple[list[tuple[Network, tuple
 
 def _explain(task: Task, reason: str) -> tuple[Step, ...]:
     return () if task.status.err == reason else (Replace(replace(task, status=replace(task.status, err=reason))),)
-
-
-def make_claim(key: str, owner: Owner, labels: Mapping[str, str] | None = None) -> Claim:
-    """Return the claim that lies at a whole key."""
-    short = key[len(keys.ROOT) :]
-    meta = Meta(name=short, uid=derived_uid("claim", short, owner.uid), labels=dict(labels or {}), owner=owner)
-    return Claim(metadata=meta, key=short)

@@ -16,13 +16,14 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from controllers.endpoint.addresses import RETRY, Taken, make_claim
+from controllers.endpoint.addresses import RETRY, Taken
 from controllers.endpoint.sites import tunnel_end
 from shoal.api import keys
 from shoal.api.meta import Meta, derived_uid
 from shoal.api.objects import Attachment, AttachmentSpec, Claim, Network, Node, Reference, owner_of, ref_of
 from shoal.machinery.controller import Action, Create, Plan, Remove, Replace, Step, any_of, is_unchanged, still_exists
 from shoal.rules.addresses import free_addresses, lowest_free, mac_of, with_mask, without_mask
+from shoal.rules.claims import make_claim
 
 LAST_NODE_NUMBER: Final = 65535
 """Node numbers mark connections in 16 bits; 0 means none."""

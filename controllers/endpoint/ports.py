@@ -14,7 +14,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from controllers.endpoint.addresses import RETRY, make_claim
+from controllers.endpoint.addresses import RETRY
 from controllers.endpoint.vips import Wanted, plan_networks, withdrawn
 from shoal.api import keys
 from shoal.api.defaults import endpoint_mode
@@ -24,6 +24,7 @@ from shoal.api.states import Protocol, PublishMode
 from shoal.api.template import Port
 from shoal.machinery.controller import Action, Create, Plan, Remove, Replace, Step, is_unchanged
 from shoal.machinery.store import Compare, NoneUnder, Unchanged
+from shoal.rules.claims import make_claim
 
 FIRST_DYNAMIC: Final = 30000
 LAST_DYNAMIC: Final = 32767

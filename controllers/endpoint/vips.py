@@ -17,12 +17,13 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from controllers.endpoint.addresses import Taken, make_claim
+from controllers.endpoint.addresses import Taken
 from shoal.api import codec, keys
 from shoal.api.objects import Claim, EndpointNetwork, Network, Service, ServiceEndpoint, owner_of, ref_of
 from shoal.api.states import EndpointMode
 from shoal.machinery.controller import Action, Create, Remove, Replace, Step
 from shoal.rules.addresses import free_addresses, with_mask
+from shoal.rules.claims import make_claim
 
 RELEASING_LABEL: Final = "shoal.vip"
 RELEASING: Final = {RELEASING_LABEL: "releasing"}

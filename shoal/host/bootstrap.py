@@ -7,7 +7,7 @@ from ipaddress import IPv4Network
 
 from shoal.api import keys
 from shoal.api import objects as o
-from shoal.api.codec import decode
+from shoal.api.codec import decode, with_meta
 from shoal.api.errors import AlreadyExistsError, ConflictError, InvalidError
 from shoal.api.meta import Meta, derived_uid
 from shoal.api.ownership import HOST
@@ -19,6 +19,7 @@ from shoal.machinery.authority import Root, with_root
 from shoal.machinery.controller import Action, Create
 from shoal.machinery.store import Store, Txn
 from shoal.machinery.writer import prepare
+from shoal.rules.claims import make_claim
 from shoal.rules.networks import DEFAULT_MTU
 from shoal.rules.subnets import FIRST_VNI, first_free, with_gateway
 
@@ -100,11 +101,8 @@ def _predefined(driver: str, identity: Identity, now: datetime) -> o.Network:
 
 
 def _claim(holder: o.Network | o.Node, key: str, now: datetime) -> o.Claim:
-    owner = o.owner_of(holder)
-    return o.Claim(
-        metadata=Meta(uid=derived_uid(holder.metadata.uid, key), owner=owner, created_at=now, updated_at=now),
-        key=key.removeprefix(keys.ROOT),
-    )
+    claim: o.Claim = with_meta(make_claim(key, o.owner_of(holder)), created_at=now, updated_at=now)
+    return claim
 
 
 def _meta(name: str, uid: str, now: datetime) -> Meta:

@@ -13,7 +13,6 @@ from apiserver.containers import AttachRequest, admit_container
 from apiserver.joined import joined_network
 from apiserver.mirror import INDEXES
 from apiserver.references import NO_INGRESS
-from controllers.endpoint.addresses import make_claim
 from shoal.api import keys
 from shoal.api import objects as o
 from shoal.api.codec import with_meta
@@ -25,6 +24,7 @@ from shoal.machinery.cache import Cache
 from shoal.machinery.controller import Create, Remove, Replace
 from shoal.machinery.store import NoneUnder, Unchanged
 from shoal.machinery.testkit import make_cluster, make_network, make_node, make_service, make_task, ref_of
+from shoal.rules.claims import make_claim
 
 
 class Store:

@@ -12,7 +12,6 @@ from msgspec.structs import replace
 
 from apiserver.references import make_reference
 from controllers.endpoint import CONTROLLER
-from controllers.endpoint.addresses import make_claim
 from shoal.api import keys
 from shoal.api.meta import Meta, Owner, Ref
 from shoal.api.objects import (
@@ -34,6 +33,7 @@ from shoal.api.states import DesiredState, EndpointMode, TaskState
 from shoal.api.template import Endpoint, NetworkUse
 from shoal.machinery.clock import VirtualClock
 from shoal.machinery.testkit import make_network, make_node, make_service, make_task
+from shoal.rules.claims import make_claim
 from tests.support.picture import Picture
 
 NODE = make_node("n1", address="192.168.7.1")

@@ -7,7 +7,6 @@ from typing import Any
 from msgspec.structs import replace
 
 from controllers.endpoint import CONTROLLER
-from controllers.endpoint.addresses import make_claim
 from controllers.endpoint.ports import explicit_claim
 from shoal.api import keys
 from shoal.api.meta import Owner
@@ -15,6 +14,7 @@ from shoal.api.objects import Claim, Service, ServiceEndpoint
 from shoal.api.states import EndpointMode, Protocol, PublishMode
 from shoal.api.template import Endpoint, Port
 from shoal.machinery.testkit import make_service
+from shoal.rules.claims import make_claim
 from tests.support.picture import Picture
 
 
