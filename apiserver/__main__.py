@@ -74,7 +74,10 @@ def make_serve(etcd: EtcdAddress, socket: Path, cluster_key: Path, door: Door) -
         _allow_many_connections()
         store = etcd.connect()
         try:
-            async with serving(store, cluster_key=key, registry=REGISTRY) as server, anyio.create_task_group() as tasks:
+            async with (
+                serving(store, cluster_key=key, registry=REGISTRY, node=door.node) as server,
+                anyio.create_task_group() as tasks,
+            ):
                 listener = listener_of(server)
                 health.not_ready = lambda: _trouble(server, listener)
                 runner = web.AppRunner(server.app, access_log=None, shutdown_timeout=DRAIN_S)

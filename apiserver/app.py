@@ -60,6 +60,7 @@ class Server:
         cluster_key: bytes,
         bookmark_s: float = BOOKMARK_S,
         registry: CollectorRegistry | None = None,
+        node: str = "",
     ) -> None:
         self.store, self.clock = store, clock
         self.mirror, self.hub = Mirror(), Hub()
@@ -73,7 +74,7 @@ class Server:
         self.objects = Objects(self.mirror, self.hub, self.joined, self.writes, bookmark_s)
         self.requests = Requests()
         self.recorder = Recorder(store, API, clock)
-        self.presences = Presences(fresh_uid(), store, clock, lambda: self.agents.period_s())
+        self.presences = Presences(fresh_uid(), store, clock, lambda: self.agents.period_s(), node)
         self.agents = Agents(
             self.mirror, self.writer, self.writes, self.presences, self.requests, self.recorder, self.vault, clock,
             bookmark_s,
@@ -106,13 +107,16 @@ async def serving(
     cluster_key: bytes,
     bookmark_s: float = BOOKMARK_S,
     registry: CollectorRegistry | None = None,
+    node: str = "",
 ) -> AsyncIterator[Server]:
     """Run a server's background work and yield it; its app is ready to be bound to a socket.
 
-    `cluster_key` seals secrets; `registry` None = one of its own. Requests that come before the store was read wait
-    for that.
+    `cluster_key` seals secrets; `registry` None = one of its own; `node` is the manager it runs on. Requests that come
+    before the store was read wait for that.
     """
-    server = Server(store, clock or SystemClock(), cluster_key=cluster_key, bookmark_s=bookmark_s, registry=registry)
+    server = Server(
+        store, clock or SystemClock(), cluster_key=cluster_key, bookmark_s=bookmark_s, registry=registry, node=node
+    )
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(server.run)
         yield server

@@ -30,6 +30,10 @@ AGAIN_S: Final = 1.0
 TELL_EVERY_S: Final = 1.0
 """Seconds between two log lines about connections that were turned away."""
 
+WRITE_BYTES: Final = 32 << 10
+"""What may wait inside a connection's TLS for a client that reads slowly; asyncio's own limit is 512 KiB, and what was
+needed once is kept."""
+
 BACKLOG: Final = 4096
 """Connections that the kernel holds for us; it takes the smaller of this and net.core.somaxconn."""
 
@@ -202,6 +206,7 @@ class Newcomer(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         speaking = cast(asyncio.Transport, transport)
+        speaking.set_write_buffer_limits(WRITE_BYTES)
         if self._entrance.is_member(speaking):
             handler = self._entrance.handler()
             speaking.set_protocol(handler)

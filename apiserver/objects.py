@@ -408,10 +408,12 @@ async def stream(
 
 async def _sent(response: web.StreamResponse, line: bytes) -> bool:
     """Whether the client took the line in time."""
-    with anyio.move_on_after(SEND_S):
-        await response.write(line)
-        return True
-    return False
+    for piece in wire.pieces(line):
+        with anyio.move_on_after(SEND_S) as waiting:
+            await response.write(piece)
+        if waiting.cancelled_caught:
+            return False
+    return True
 
 
 async def _end_with(request: web.Request, scope: anyio.CancelScope, heard: Callable[[bytes], None]) -> None:

@@ -2,6 +2,9 @@
 
 Written once a second, so that controllers see this server is fresh, and at once when a node comes or falls silent, or
 when one has programmed what others wait for. A thousand nodes cost one write a second.
+
+Silence is measured in time that this server could listen in (`Attention`): while it was held up, by too much to do or
+by too few processors, beats lie unread in its sockets, and whoever sent them is not to blame.
 """
 
 from __future__ import annotations
@@ -30,14 +33,43 @@ SOON_S: Final = 0.05
 LEASE_S: Final = 15.0
 """A presence outlives its server by so much at most."""
 
+LOOK_S: Final = 0.5
+"""Seconds between looks at whether this process still gets around to things."""
+
+LOOK_MOST_S: Final = 0.75
+"""What the time between two looks counts at most. A beat is read within three turns of the event loop, and a look comes
+at most once a turn: in a period of 5 s there are seven turns at least, however long each of them takes."""
+
 log = structlog.get_logger()
 
 
-class Presences:
-    """Beats and applied revisions of the agents that report to this server."""
+class Attention:
+    """A clock that goes on only while this process gets around to reading what came."""
 
-    def __init__(self, uid: str, store: Store, clock: Clock, period_s: Callable[[], float]) -> None:
-        self.uid = uid
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._seconds, self._looked_at = 0.0, clock.monotonic()
+
+    def seconds(self) -> float:
+        """Return for how long this process has been listening."""
+        return self._seconds + min(self._clock.monotonic() - self._looked_at, LOOK_MOST_S)
+
+    async def run(self) -> None:
+        """Look at the clock again and again, for ever."""
+        while True:
+            self._seconds, self._looked_at = self.seconds(), self._clock.monotonic()
+            await self._clock.sleep(LOOK_S)
+
+
+class Presences:
+    """Beats and applied revisions of the agents that report to this server.
+
+    `node`: the one this server runs on, if it is known.
+    """
+
+    def __init__(self, uid: str, store: Store, clock: Clock, period_s: Callable[[], float], node: str = "") -> None:
+        self.uid, self._node = uid, node
+        self._attention = Attention(clock)
         self._store, self._clock, self._period_s = store, clock, period_s
         self._beats: dict[str, float] = {}
         self._applied: dict[str, int] = {}
@@ -54,7 +86,7 @@ class Presences:
         """An agent was heard."""
         if node not in self._told_heard:
             self._soon.set()
-        self._beats[node] = self._clock.monotonic()
+        self._beats[node] = self._attention.seconds()
         if applied is not None and applied > self._applied.get(node, 0):
             self._applied[node] = applied
             if self._told_applied.get(node, 0) < self._awaited:
@@ -76,7 +108,7 @@ class Presences:
 
     def now(self) -> o.Presence:
         """Return the present state: a node is silent after a period without a beat."""
-        moment, period = self._clock.monotonic(), self._period_s()
+        moment, period = self._attention.seconds(), self._period_s()
         heard = sorted(node for node, at in self._beats.items() if moment - at < period)
         return o.Presence(
             metadata=Meta(name=self.uid, uid=self.uid),
@@ -84,16 +116,19 @@ class Presences:
             silent=tuple(sorted(self._beats.keys() - set(heard))),
             applied={node: self._applied[node] for node in sorted(self._applied)},
             sequence=self._sequence,
+            node=self._node,
         )
 
     async def run(self) -> None:
         """Publish until cancelled, then take the presence back, if the store answers at once."""
         try:
-            while True:
-                await self._publish()
-                if await wait(self._clock, self._soon, EVERY_S):
-                    await self._clock.sleep(SOON_S)
-                self._soon = anyio.Event()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._attention.run)
+                while True:
+                    await self._publish()
+                    if await wait(self._clock, self._soon, EVERY_S):
+                        await self._clock.sleep(SOON_S)
+                    self._soon = anyio.Event()
         finally:
             with anyio.CancelScope(shield=True), self._clock.timeout(EVERY_S):
                 await self._withdraw()

@@ -7,7 +7,7 @@ hand, or by newer code) is decoded and encoded instead.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -21,7 +21,21 @@ _STATUS_LAST: Final = tuple(
     b'{"kind":"%b","apiVersion":"shoal/v1","metadata":{' % kind for kind in (b"Service", b"Network")
 )
 
+PIECE_BYTES: Final = 16 << 10
+"""What is handed to a connection at once, a TLS record. Python's TLS keeps for good, per connection, as much memory as
+was ever written at once: with the complete sets of a thousand agents, of half a megabyte each, half a gigabyte."""
+
 encode = msgspec.json.encode
+
+
+def pieces(line: bytes) -> Iterator[bytes | memoryview]:
+    """Split what is to be written; a line that is small enough as it is."""
+    if len(line) <= PIECE_BYTES:
+        yield line
+        return
+    whole = memoryview(line)
+    for at in range(0, len(line), PIECE_BYTES):
+        yield whole[at : at + PIECE_BYTES]
 
 
 def spliced(raw: bytes, version: int) -> bytes:

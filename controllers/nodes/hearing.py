@@ -6,7 +6,7 @@ for the first time, or from one that stands still. When none was fresh for a whi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from controllers.nodes.plan import Heard
@@ -52,6 +52,8 @@ class Hearing(Fold[Presence]):
         self._heard_at: dict[str, float] = {}
         self._heard_by: dict[str, str] = {}
         self._fell_at: dict[str, float] = {}
+        self._served_at_home: dict[str, str] = {}
+        """Node uid → the API server that runs on it."""
 
     def change(self, old: Presence | None, new: Presence | None) -> None:
         if new is None:
@@ -61,6 +63,7 @@ class Hearing(Fold[Presence]):
         uid = new.metadata.uid
         before = self._servers.get(uid)
         server = self._servers[uid] = _Server(new, frozenset(new.heard))
+        self._served_at_home[new.node] = uid
         if before is None or before.presence.sequence == new.sequence:
             server.changed_at = before.changed_at if before is not None else None
             return
@@ -91,11 +94,17 @@ class Hearing(Fold[Presence]):
         silent = {uid: now - self._last_sign(uid) for uid in self._known.since if uid not in heard}
         falls = {uid: now - at for uid, at in self._fell_at.items()}
         falls.update({uid: now - self._heard_at[uid] for uid in silent if uid in self._heard_at})
-        return Heard(heard, silent, told, falls, now - self._counting_since)
+        unserved = frozenset(uid for uid in silent if self._is_unserved(uid, {s.presence.metadata.uid for s in fresh}))
+        return Heard(heard, silent, told, falls, now - self._counting_since, unserved)
+
+    def _is_unserved(self, node: str, fresh: Collection[str]) -> bool:
+        """Whether a node was last heard by an API server that is gone, and did not run on the node itself."""
+        server = self._heard_by.get(node)
+        return server is not None and server not in fresh and self._served_at_home.get(node) != server
 
     def _forget(self, removed: Iterable[str]) -> None:
         for uid in removed:
-            for known in (self._heard_at, self._heard_by, self._fell_at):
+            for known in (self._heard_at, self._heard_by, self._fell_at, self._served_at_home):
                 known.pop(uid, None)
 
     def _last_sign(self, uid: str) -> float:

@@ -24,6 +24,10 @@ from shoal.machinery.controller import Action, Plan, Replace, any_of
 GRACE_S: Final = 1.0
 """Seconds beyond the heartbeat period before a silent node is down."""
 
+UNSERVED_S: Final = 15.0
+"""Seconds of silence that a node may keep while it looks for another API server, as the one that heard it is gone: a
+thousand that come back at once wait at its door. A manager without power takes its own server along: it gets none."""
+
 LEFT: Final = "its host has left the swarm"
 
 BRAKE_FROM: Final = 5
@@ -43,6 +47,8 @@ class Heard:
     """When each node last fell silent, even if it is back."""
     counting_s: float = 0.0
     """How long there has been a fresh API server without a break."""
+    unserved: frozenset[str] = frozenset()
+    """Nodes that are not heard because the API server that heard them is gone, which ran on another node."""
 
 
 @dataclass(frozen=True)
@@ -106,11 +112,13 @@ def _time_left(uid: str, hearing: Heard, cluster: ClusterSpec) -> float:
     """Return for how many seconds a silent node may go on being silent.
 
     A whole period and the grace from when it was last heard; its API server's word, which comes after a period of
-    silence, stands for the period. With 5 s: told silent at 5.0 s, down at 6.0 s.
+    silence, stands for the period. With 5 s: told silent at 5.0 s, down at 6.0 s. Where its API server is gone, 15 s.
     """
     whole = cluster.heartbeat_period.seconds + GRACE_S
     if uid in hearing.told_s:
         return max(GRACE_S - hearing.told_s[uid], whole - hearing.counting_s)
+    if uid in hearing.unserved:
+        whole = max(whole, UNSERVED_S)
     return whole - hearing.silent_s.get(uid, 0.0)
 
 

@@ -7,10 +7,12 @@ messages: its own node must be told, and nobody else. At last the API server is 
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -24,7 +26,7 @@ from hack.hollows.crowd import Crowd, crowd
 from hack.hollows.swarm import Swarm, private_swarm
 from hack.waiting import until
 from shoal.machinery.etcd import EtcdStore
-from shoal.machinery.store import Listing, Put, Txn, Unchanged
+from shoal.machinery.store import Batch, Listing, Put, Txn, Unchanged
 
 MB: Final = 1 << 20
 SERVICES: Final = 10
@@ -33,6 +35,9 @@ REST_S: Final = 20.0
 
 SETTLED_S: Final = 3.0
 """Seconds after a change in which whatever follows from it has been told."""
+
+JUDGED_S: Final = 10.0
+"""Seconds after which a node that is missed has been called down."""
 
 
 @dataclass
@@ -56,7 +61,11 @@ class Found:
     told_bytes_by_one_change: float = 0.0
     back_s: float = 0.0
     down: int = 0
-    """Nodes that were called down while the API server was away and after."""
+    """Times that a node was called down, in the whole run."""
+    spent_s: dict[str, float] = field(default_factory=dict)
+    """What each part of the run took."""
+    cpu_by_process: dict[str, float] = field(default_factory=dict)
+    """CPU seconds while the tasks were added."""
 
 
 def run(nodes: int = 1000, sizes: Sequence[int] = (1000, 3000, 10000)) -> Report:
@@ -81,12 +90,18 @@ def run(nodes: int = 1000, sizes: Sequence[int] = (1000, 3000, 10000)) -> Report
                aim=3.0),
         Figure("   writes of objects to etcd meanwhile", found.idle_revisions, bar=0.0),
         Figure("B9 all agents back after the API server's kill -9", found.back_s, "s", bar=15.0, aim=5.0),
-        Figure("   nodes called down meanwhile", found.down, bar=0.0),
+        Figure("A5 times a node was called down in all this", found.down, bar=0.0),
     ]  # fmt: skip
     report.notes.append(
         f"joining took {found.joined_s:.0f} s; etcd alone {found.raw_per_s:,.0f} keys/s; load {kernel.load()}"
     )
+    report.notes.append("seconds of " + _named(found.spent_s))
+    report.notes.append("CPU s while tasks were added, at rest included: " + _named(found.cpu_by_process))
     return report
+
+
+def _named(values: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.0f}" for name, value in values.items())
 
 
 def measure(nodes: int, sizes: Sequence[int], rest_s: float = REST_S) -> Found:
@@ -105,14 +120,38 @@ def measure(nodes: int, sizes: Sequence[int], rest_s: float = REST_S) -> Found:
 async def _measure(swarm: Swarm, agents: Crowd, joined_s: float, sizes: Sequence[int], rest_s: float) -> Found:
     store = EtcdStore((swarm.etcd.url,))
     try:
-        found = await _at_rest(store, swarm, agents, joined_s, rest_s)
-        found.raw_per_s = await raw_rate(store, 10_000, 700)
-        await _grow(store, swarm, agents, sizes, found)
-        await _change_one(store, agents, found)
-        _bring_back(swarm, agents, found)
+        start = await store.list("/shoal/nodes/")
+        async with store.watch("/shoal/nodes/", start.revision) as batches, anyio.create_task_group() as group:
+            found = await _at_rest(store, swarm, agents, joined_s, rest_s)
+            group.start_soon(_count_down, batches, found)
+            found.raw_per_s = await raw_rate(store, 10_000, 700)
+            with _timed(found, "growing"):
+                await _grow(store, swarm, agents, sizes, found)
+            await _change_one(store, agents, found)
+            with _timed(found, "coming back"):
+                await anyio.to_thread.run_sync(_bring_back, swarm, agents, found)
+            group.cancel_scope.cancel()
         return found
     finally:
         await store.close()
+
+
+async def _count_down(batches: AsyncIterator[Batch], found: Found) -> None:
+    """Count how often a node is called down, for ever."""
+    states: dict[str, bool] = {}
+    async for batch in batches:
+        for event in batch.events:
+            is_down = b'"state":"down"' in (event.value or b"")
+            found.down += is_down and not states.get(event.key, False)
+            states[event.key] = is_down
+
+
+@contextmanager
+def _timed(found: Found, what: str) -> Iterator[None]:
+    print(f"  {what} …", file=sys.stderr, flush=True)
+    begun = time.monotonic()
+    yield
+    found.spent_s[what] = time.monotonic() - begun
 
 
 async def _at_rest(store: EtcdStore, swarm: Swarm, agents: Crowd, joined_s: float, rest_s: float) -> Found:
@@ -131,7 +170,10 @@ async def _grow(store: EtcdStore, swarm: Swarm, agents: Crowd, sizes: Sequence[i
     """Add tasks up to each size in turn; all have to run before more are added."""
     spent, at_rest, have = 0.0, await _resting_cpu(swarm), 0
     told = sum(_told_bytes(agents))
+    pids = {**swarm.pids(), **{one.name: one.pid for one in agents.children}}
+    cpu = {name: kernel.cpu_s(pid) for name, pid in pids.items()}
     for size in sizes:
+        print(f"  {size:,} tasks …", file=sys.stderr, flush=True)
         watched, start = Watched(), await store.list("/shoal/tasks/")
         before, begun = _cpu(swarm), time.monotonic()
         wanted = size - have
@@ -145,6 +187,7 @@ async def _grow(store: EtcdStore, swarm: Swarm, agents: Crowd, sizes: Sequence[i
         found.placed_per_s[size] = wanted / (watched.bound_at - begun)
         found.apiserver_bytes[size] = kernel.pss_bytes(swarm.children["apiserver"].pid)
         assert len((await store.list("/shoal/tasks/")).items) == size
+    found.cpu_by_process = {name: kernel.cpu_s(pid) - cpu[name] for name, pid in pids.items()}
     found.told_bytes = (sum(_told_bytes(agents)) - told) / agents.count
 
 
@@ -170,8 +213,7 @@ def _bring_back(swarm: Swarm, agents: Crowd, found: Found) -> None:
     begun = time.monotonic()
     until(lambda: agents.told()["messages.complete"] >= completes + agents.count and not agents.trouble(), 120.0)
     found.back_s = time.monotonic() - begun
-    time.sleep(SETTLED_S)
-    found.down = _states(swarm)["down"] - 1
+    time.sleep(JUDGED_S)
 
 
 def _states(swarm: Swarm) -> Counter[str]:

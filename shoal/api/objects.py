@@ -525,7 +525,8 @@ class Event(Object, frozen=True, tag="Event", kw_only=True):
 class Presence(Object, frozen=True, tag="Presence", kw_only=True):
     """What one API server hears of the agents; written on change and once a second.
 
-    `heard`: nodes that sent something within the last heartbeat period; an open connection alone proves nothing, as a
+    `heard`: nodes that sent something within the last heartbeat period, of which only such time counts as the server
+    could listen in; an open connection alone proves nothing, as a
     host that lost its power leaves it open. `silent`: nodes this server has heard, but not within the last period, as
     long as they exist. `applied` maps node uid → the revision that node has programmed its network up to, as far as
     this server was told; it only grows.
@@ -539,6 +540,8 @@ class Presence(Object, frozen=True, tag="Presence", kw_only=True):
     applied: dict[str, int] = {}
     sequence: int = 0
     """Counts this server's writes; a change of it, not of any time stamp, shows that the server is fresh."""
+    node: str = ""
+    """The node this server runs on; "" = not told."""
 
 
 def ref_of(obj: Object) -> Ref:

@@ -55,6 +55,14 @@ def test_nonsense_is_a_fault_that_names_the_parameter(text: str) -> None:
     assert caught.value.faults[0].path == "labels"
 
 
+@pytest.mark.parametrize("size", [0, 1, wire.PIECE_BYTES, wire.PIECE_BYTES + 1, 5 * wire.PIECE_BYTES + 7])
+def test_a_long_line_is_written_in_pieces_of_one_tls_record(size: int) -> None:
+    line = bytes(n % 251 for n in range(size))
+    pieces = list(wire.pieces(line))
+    assert b"".join(pieces) == line
+    assert max(map(len, pieces)) <= wire.PIECE_BYTES
+
+
 @given(st.text(max_size=40))
 def test_no_text_breaks_the_parser(text: str) -> None:
     try:

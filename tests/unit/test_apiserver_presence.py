@@ -89,3 +89,33 @@ async def test_a_node_that_comes_is_published_at_once() -> None:
         await server.clock.run_for(SOON_S)
         assert (await server.published()).heard == (NODE.uid,)
         group.cancel_scope.cancel()
+
+
+@pytest.mark.anyio
+async def test_a_server_that_was_held_up_accuses_nobody() -> None:
+    """It could not read what came: what looks like a node's silence is its own."""
+    server = Server()
+    async with anyio.create_task_group() as group:
+        group.start_soon(server.presences.run)
+        server.presences.beat(NODE.uid)
+        await server.clock.run_for(EVERY_S)
+        for _ in range(4):
+            server.clock.advance(20)
+            await server.clock.run_for(0)
+        assert (await server.published()).heard == (NODE.uid,)
+        await server.clock.run_for(5)
+        assert (await server.published()).silent == (NODE.uid,)
+        group.cancel_scope.cancel()
+
+
+@pytest.mark.anyio
+async def test_a_node_is_silent_after_a_period_of_listening() -> None:
+    server = Server()
+    async with anyio.create_task_group() as group:
+        group.start_soon(server.presences.run)
+        server.presences.beat(NODE.uid)
+        await server.clock.run_for(4.9)
+        assert server.presences.now().heard == (NODE.uid,)
+        await server.clock.run_for(0.2)
+        assert server.presences.now().silent == (NODE.uid,)
+        group.cancel_scope.cancel()

@@ -33,6 +33,8 @@ class Hosts:
         self.picture = Picture(self.controller, make_cluster(**cluster), *self.nodes)
         self.beats: dict[str, dict[str, float]] = {"api": {}}
         self.stopped: set[str] = set()
+        self.homes: dict[str, str] = {}
+        """API server → the node it runs on."""
         self.sequence = 0
         self.gone_down: dict[str, float] = {}
 
@@ -53,9 +55,8 @@ class Hosts:
         heard = tuple(sorted(uid for uid, at in beats.items() if now - at < self.PERIOD))
         silent = tuple(sorted(set(beats) - set(heard)))
         self.sequence += 1
-        self.picture.put(
-            Presence(metadata=Meta(name=name, uid=name), heard=heard, silent=silent, sequence=self.sequence)
-        )
+        meta, home = Meta(name=name, uid=name), self.homes.get(name, "")
+        self.picture.put(Presence(metadata=meta, heard=heard, silent=silent, sequence=self.sequence, node=home))
 
     def look(self) -> None:
         self.picture.settle(KEY, now=self.clock.now())
@@ -163,6 +164,28 @@ def test_a_killed_api_server_leaves_its_nodes_time_to_go_to_another() -> None:
     assert hosts.gone_down == {}, "what the other one heard long ago does not count"
     hosts.run(10, beating=[0, 1, 2], server="other")
     assert hosts.gone_down == {}
+
+
+def test_nodes_of_a_killed_api_server_have_fifteen_seconds_to_be_heard_by_another() -> None:
+    hosts = Hosts(6)
+    hosts.beats["other"] = {}
+    hosts.run(20, beating=range(6))
+    hosts.stopped.add("api")
+    hosts.run(14, beating=range(3), server="other")
+    assert hosts.gone_down == {}
+    hosts.run(3, beating=range(3), server="other")
+    assert set(hosts.gone_down) == {"n3", "n4", "n5"}
+
+
+def test_a_manager_that_loses_its_power_with_its_api_server_is_down_as_soon_as_any_node() -> None:
+    hosts = Hosts()
+    hosts.homes["other"] = hosts.uids[2]
+    hosts.run(20, beating=[0, 1])
+    hosts.beats["other"] = {}
+    hosts.run(5, beating=[2], server="other")
+    hosts.stopped.add("other")
+    hosts.run(8, beating=[0, 1])
+    assert set(hosts.gone_down) == {"n2"}
 
 
 def test_half_of_the_nodes_may_go_down() -> None:
