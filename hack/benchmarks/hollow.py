@@ -110,9 +110,7 @@ def measure(nodes: int, sizes: Sequence[int], rest_s: float = REST_S) -> Found:
         with crowd(nodes, swarm.token, swarm.remote, leaving=False) as agents:
             agents.wait(within_s=600)
             joined_s = time.monotonic() - begun
-            until(
-                lambda: _states(swarm) == {"ready": nodes, "down": 1}, what="all nodes but the manager's own to be up"
-            )
+            _until_up(swarm, nodes)
             _settle(agents)
             return anyio.run(_measure, swarm, agents, joined_s, sizes, rest_s)
 
@@ -214,6 +212,21 @@ def _bring_back(swarm: Swarm, agents: Crowd, found: Found) -> None:
     until(lambda: agents.told()["messages.complete"] >= completes + agents.count and not agents.trouble(), 120.0)
     found.back_s = time.monotonic() - begun
     time.sleep(JUDGED_S)
+
+
+def _until_up(swarm: Swarm, nodes: int) -> None:
+    """Return when all nodes but the manager's own are up."""
+    states: Counter[str] = Counter()
+
+    def are_up() -> bool:
+        nonlocal states
+        states = _states(swarm)
+        return states == {"ready": nodes, "down": 1}
+
+    try:
+        until(are_up, every_s=0.5)
+    except AssertionError as error:
+        raise AssertionError(f"nodes are {dict(states)}") from error
 
 
 def _states(swarm: Swarm) -> Counter[str]:
