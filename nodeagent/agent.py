@@ -86,7 +86,9 @@ class Agent:
         state_dir: Path,
         run_dir: Path,
         address: str = "",
+        save_every_s: float = SAVE_EVERY_S,
     ) -> None:
+        self._save_every_s = save_every_s
         self._node_uid, self._engine, self._network, self._api, self._clock = node_uid, engine, network, api, clock
         self._folder = state_dir / "agent"
         self._files = TaskFiles(run_dir / "files")
@@ -264,7 +266,7 @@ class Agent:
                     await to_thread.run_sync(memory.save, self._folder, self._assignments)
             except OSError as error:
                 log.error("assignments_not_stored", folder=str(self._folder), reason=str(error))
-            await self._clock.sleep(max(SAVE_EVERY_S, RESTS_PER_SAVE * (self._clock.monotonic() - began)))
+            await self._clock.sleep(max(self._save_every_s, RESTS_PER_SAVE * (self._clock.monotonic() - began)))
 
     async def _watch_engine(self) -> None:
         """Keep the listing and the description true; unreachable is unknown, not dead."""

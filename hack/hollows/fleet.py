@@ -37,6 +37,10 @@ JOINING: Final = 8
 AGAIN_S: Final = 0.5
 """Seconds before a node whose join did not come through tries again."""
 
+SAVE_EVERY_S: Final = 60.0
+"""Seconds between two times that a hollow node stores its assignments: hosts do it every second, each on a disk and a
+processor of its own, and of five hundred in one process that alone would be half the work."""
+
 GOODBYE_S: Final = 20.0
 """Seconds that all nodes of a process have to leave the cluster."""
 
@@ -143,6 +147,7 @@ class Fleet:
                 state_dir=node.folder,
                 run_dir=node.folder / "run",
                 address=node.address,
+                save_every_s=SAVE_EVERY_S,
             )
             await agent.run()
 
