@@ -33,6 +33,9 @@ SERVICES: Final = 10
 REST_S: Final = 20.0
 """Seconds of nothing, after which the cost of heartbeats is known."""
 
+JOINED_WITHIN_S: Final = 1800.0
+"""Seconds that all nodes have to join: a thousand take two minutes on two processors that have nothing else to do."""
+
 SETTLED_S: Final = 3.0
 """Seconds after a change in which whatever follows from it has been told."""
 
@@ -108,7 +111,7 @@ def measure(nodes: int, sizes: Sequence[int], rest_s: float = REST_S) -> Found:
     with tempfile.TemporaryDirectory(prefix="shoal-bench-") as folder, private_swarm(Path(folder)) as swarm:
         begun = time.monotonic()
         with crowd(nodes, swarm.token, swarm.remote, leaving=False) as agents:
-            agents.wait(within_s=600)
+            agents.wait(JOINED_WITHIN_S)
             joined_s = time.monotonic() - begun
             _until_up(swarm, nodes)
             _settle(agents)
@@ -224,7 +227,7 @@ def _until_up(swarm: Swarm, nodes: int) -> None:
         return states == {"ready": nodes, "down": 1}
 
     try:
-        until(are_up, every_s=0.5)
+        until(are_up, JOINED_WITHIN_S, every_s=0.5)
     except AssertionError as error:
         raise AssertionError(f"nodes are {dict(states)}") from error
 
