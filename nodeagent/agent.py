@@ -297,6 +297,8 @@ class Agent:
             self._crew.listed(await self._engine.containers({NODE_LABEL: self._node_uid}))
             if self._engine_trouble:
                 log.info("engine_reached")
+                self._network.distrust()
+                self._changed.set()
             self._engine_trouble = ""
             if self._assignments.synced and turn:
                 await self._clean_up()

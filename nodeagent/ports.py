@@ -21,7 +21,6 @@ class NetworkEndpoint(Struct, frozen=True):
     aliases: tuple[str, ...] = ()
     options: Mapping[str, str] = {}
     """The driver's, in Docker's words."""
-    ip6: str = ""
 
 
 class ContainerNetwork(Struct, frozen=True):
@@ -46,6 +45,16 @@ class NetworkPort(Protocol):
 
         EngineError or DataplaneError if they cannot be made; `temporary` ones are retried.
         """
+
+    async def complete(self, task: Task, pid: int) -> None:
+        """Give a container that runs what of its network the engine does not; `pid` is any of its processes.
+
+        Called once per start of a container, and once for each that an agent finds running. Nothing it cannot do keeps
+        a task from running.
+        """
+
+    def distrust(self) -> None:
+        """The engine was away: what it may have altered is compared at the next `program`."""
 
     async def program(self, assignments: Assignments) -> None:
         """Bring rules, forwarding entries and names to what the assignments say; returns when all are in force.

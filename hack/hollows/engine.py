@@ -41,6 +41,12 @@ class HollowNetwork:
     async def prepare(self, task: Task) -> ContainerNetwork:
         return ContainerNetwork()
 
+    async def complete(self, task: Task, pid: int) -> None:
+        pass
+
+    def distrust(self) -> None:
+        pass
+
     async def program(self, assignments: Assignments) -> None:
         return
 

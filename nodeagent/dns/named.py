@@ -59,6 +59,12 @@ class NamedNetwork:
             return wired
         return msgspec.structs.replace(wired, nameservers=(server, *wired.nameservers))
 
+    async def complete(self, task: Task, pid: int) -> None:
+        await self._network.complete(task, pid)
+
+    def distrust(self) -> None:
+        self._network.distrust()
+
     async def program(self, assignments: Assignments) -> None:
         changed, gone = self._take(assignments)
         self._waiting = (self._waiting | changed.keys()) - gone

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface
 
 from nodeagent.engine.contract import EngineNetwork
-from nodeagent.network.sixes import address6, subnet6
+from nodeagent.network.sixes import interface6
 from shoal.api.objects import Attachment, Network
 from shoal.rules.networks import DEFAULT_MTU
 
@@ -37,24 +37,21 @@ class DockerNetwork:
     internal: bool = False
     mtu: int = DEFAULT_MTU
     """Bytes."""
-    subnet6: str = ""
     gateway6: str = ""
-    """Its IPv6 side, where it has one."""
+    """This node's address on its IPv6 side, with the mask, where it has one. The engine knows nothing of that side."""
 
     def labels(self) -> dict[str, str]:
         """What tells our network, and that it is still the one wanted."""
-        six = {"shoal.gateway6": self.gateway6} if self.gateway6 else {}
-        return {**OURS, "shoal.network": self.uid, "shoal.gateway": self.gateway, **six}
+        return {**OURS, "shoal.network": self.uid, "shoal.gateway": self.gateway}
 
     def body(self) -> dict[str, object]:
         """The request that creates it, in the Docker Engine API's words."""
-        six = [{"Subnet": self.subnet6, "Gateway": self.gateway6}] if self.subnet6 else []
         return {
             "Driver": "bridge",
             "CheckDuplicate": True,
             "Internal": self.internal,
-            "EnableIPv6": bool(six),
-            "IPAM": {"Config": [{"Subnet": self.subnet, "Gateway": self.gateway}, *six]},
+            "EnableIPv6": False,
+            "IPAM": {"Config": [{"Subnet": self.subnet, "Gateway": self.gateway}]},
             "Options": {
                 BRIDGE_OPTION: self.bridge,
                 "com.docker.network.driver.mtu": str(self.mtu),
@@ -118,6 +115,5 @@ def _make(network: Network, address: str, *, has_ipv6: bool) -> DockerNetwork:
         gateway=str(interface.ip),
         internal=network.spec.internal,
         mtu=network.status.mtu or DEFAULT_MTU,
-        subnet6=str(subnet6(uid)) if has_ipv6 else "",
-        gateway6=str(address6(uid, address)) if has_ipv6 else "",
+        gateway6=interface6(uid, address) if has_ipv6 else "",
     )

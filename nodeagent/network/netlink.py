@@ -6,11 +6,12 @@ Every change may be repeated: what is there already is replaced, what is gone al
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import socket
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,6 +36,7 @@ from nodeagent.network.overlay import (
     Tunnel,
     device_of,
 )
+from nodeagent.network.sixes import PREFIX6
 from shoal.api.errors import DataplaneError
 
 _PERMANENT: Final = 0x80
@@ -42,6 +44,13 @@ _NO_ARP: Final = 0x40
 _SELF: Final = 0x02
 _MASTER: Final = 0x04
 """NUD_ and NTF_ numbers of linux/neighbour.h: `permanent`, `static`, the device's own table, its bridge's."""
+
+_UNDOUBTED: Final = 0x02
+"""IFA_F_NODAD of linux/if_addr.h: nobody else has the address, so it serves at once."""
+
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+_NEW_NETWORK: Final = 0x40000000
+"""CLONE_NEWNET of linux/sched.h."""
 
 _GONE: Final = frozenset({errno.ENOENT, errno.ENODEV, errno.ESRCH, errno.EADDRNOTAVAIL})
 """How the kernel says that what should be removed is not there."""
@@ -103,16 +112,30 @@ def link_names() -> frozenset[str]:
     return frozenset(line.partition(":")[0].strip() for line in lines if ":" in line)
 
 
-def restore_bridge(bridge: str, addresses: Iterable[str], ports: Iterable[int]) -> None:
+def restore_bridge(bridge: str, address: str, ports: Iterable[int]) -> None:
     """Make a bridge anew that somebody deleted, and put ports back that have been in it, known by their numbers."""
     with _translated(f"restore {bridge}"), IPRoute() as kernel:
         kernel.link("add", ifname=bridge, kind="bridge")
         index = _index(bridge)
-        for address in addresses:
-            _give_address(kernel, index, address)
+        _give_address(kernel, index, address)
         kernel.link("set", index=index, state="up")
         for port in ports:
             kernel.link("set", index=port, master=index)
+
+
+def give_ipv6(pid: int, beside: str, address: str, gateway: str) -> None:
+    """Give a container an IPv6 address, with its mask, and a default route, on the link that has an IPv4 address.
+
+    `pid` is any process of the container; if it has ended, there is nobody to give anything. DataplaneError if no link
+    has that address.
+    """
+    with _translated(f"give {address}"), suppress(FileNotFoundError), _inside(pid), IPRoute() as kernel:
+        index = next((one["index"] for one in kernel.get_addr(family=socket.AF_INET, address=beside)), 0)
+        if not index:
+            raise DataplaneError(f"give {address}", f"the container has no link with {beside}")
+        _speak_ipv6(socket.if_indextoname(index))
+        _give_address(kernel, index, address)
+        kernel.route("replace", family=socket.AF_INET6, dst="default", gateway=gateway, oif=index)
 
 
 def drop_tunnels() -> int:
@@ -168,6 +191,9 @@ def _mend(kernel: IPRoute, tunnel: Tunnel) -> None:
     kernel.link("set", index=bridge, address=tunnel.mac, state="up")
     kernel.link("set", index=bridge, kind="bridge", br_nf_call_iptables=1, br_nf_call_ip6tables=1)
     _give_address(kernel, bridge, tunnel.address)
+    if tunnel.address6:
+        _speak_ipv6(tunnel.bridge)
+        _give_address(kernel, bridge, tunnel.address6)
     kernel.link("set", index=index, master=bridge, mtu=tunnel.mtu)
     kernel.brport("set", index=index, learning=0)
     kernel.link("set", index=index, state="up")
@@ -175,7 +201,32 @@ def _mend(kernel: IPRoute, tunnel: Tunnel) -> None:
 
 def _give_address(kernel: IPRoute, index: int, address: str) -> None:
     local, _, prefix = address.partition("/")
-    kernel.addr("replace", index=index, address=local, prefixlen=int(prefix), family=_family(local))
+    flags = _UNDOUBTED if ":" in local else 0
+    kernel.addr("replace", index=index, address=local, prefixlen=int(prefix), family=_family(local), flags=flags)
+
+
+def _speak_ipv6(link: str) -> None:
+    """An engine switches IPv6 off where it gives no such address; what routers announce there counts for nothing."""
+    settings = Path("/proc/sys/net/ipv6/conf") / link
+    (settings / "accept_ra").write_text("0")
+    (settings / "disable_ipv6").write_text("0")
+
+
+@contextmanager
+def _inside(pid: int) -> Iterator[None]:
+    """Let this thread's sockets and settings be those of a process's network namespace meanwhile."""
+    with Path("/proc/thread-self/ns/net").open() as home, Path(f"/proc/{pid}/ns/net").open() as there:
+        _enter(there.fileno())
+        try:
+            yield
+        finally:
+            _enter(home.fileno())
+
+
+def _enter(namespace: int) -> None:
+    """Source: setns(2), which Python has from 3.12 on."""
+    if _LIBC.setns(namespace, _NEW_NETWORK):
+        raise OSError(ctypes.get_errno(), "setns")
 
 
 def _read(kernel: IPRoute, index: int) -> Overlay:
@@ -183,20 +234,26 @@ def _read(kernel: IPRoute, index: int) -> Overlay:
     master = link.get("master")
     bridge = kernel.get_links(master)[0] if master else None
     addresses = kernel.get_addr(index=master, family=socket.AF_INET) if master else ()
-    address = next((f"{one.get('address')}/{one['prefixlen']}" for one in addresses), "")
+    address = next((_with_mask(one) for one in addresses), "")
+    sixes = kernel.get_addr(index=master, family=socket.AF_INET6) if master else ()
+    address6 = next((_with_mask(one) for one in sixes if one["prefixlen"] == PREFIX6), "")
     forwarding = list(kernel.fdb("dump", ifindex=index))
     own = (entry for entry in forwarding if entry["flags"] & _SELF)
     ways = (entry for entry in forwarding if not entry["flags"] & _SELF and entry["state"] & _NO_ARP)
     neighbours = (entry for entry in kernel.get_neighbours(ifindex=index) if entry["state"] & _PERMANENT)
     return Overlay(
-        _tunnel(link, bridge, address),
+        _tunnel(link, bridge, address, address6),
         frozenset(FarEnd(entry.get("lladdr"), entry.get("dst", "")) for entry in own),
         frozenset(entry.get("lladdr") for entry in ways if not entry["state"] & _PERMANENT),
         frozenset(Neighbour(entry.get("dst"), entry.get("lladdr")) for entry in neighbours),
     )
 
 
-def _tunnel(link: Any, bridge: Any, address: str) -> Tunnel:
+def _with_mask(entry: Any) -> str:
+    return f"{entry.get('address')}/{entry['prefixlen']}"
+
+
+def _tunnel(link: Any, bridge: Any, address: str, address6: str) -> Tunnel:
     """A device that cannot answer for others, or is none of ours but for its name, gets a number that nobody wants."""
     made = link.get(("linkinfo", "data")) or {}
     port = link.get(("linkinfo", "slave_data"))
@@ -210,6 +267,7 @@ def _tunnel(link: Any, bridge: Any, address: str) -> Tunnel:
         bridge=bridge.get("ifname") if bridge is not None else "",
         mac=bridge.get("address") if bridge is not None else "",
         address=address,
+        address6=address6,
         mtu=link.get("mtu"),
         is_up=link["state"] == "up" and bridge is not None and bridge["state"] == "up",
         is_quiet=port is not None and not port.get("brport_learning"),

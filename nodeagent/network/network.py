@@ -23,7 +23,7 @@ from nodeagent.engine.contract import Engine, EngineNetwork
 from nodeagent.network import commands, netlink, rules
 from nodeagent.network.docker_networks import OURS, DockerNetwork, abandoned, wanted
 from nodeagent.network.overlay import Overlay, changes, overlays, tunnel_name
-from nodeagent.network.sixes import address6
+from nodeagent.network.sixes import address6, interface6
 from nodeagent.ports import ContainerNetwork, NetworkEndpoint
 from nodeagent.tasks.container import NODE_LABEL
 from shoal.api.errors import DataplaneError, EngineError
@@ -79,8 +79,8 @@ class NodeNetwork:
         """Why the kernel could not make a network's tunnel, by the network's uid."""
         self._is_engine_asked = False
         """The engine's networks are as wanted, as far as it could be asked."""
-        self._is_without_ipv6 = False
-        """The engine has the ingress network with IPv4 only, and containers on it, or refuses IPv6."""
+        self._incomplete: dict[str, tuple[Task, int]] = {}
+        """Tasks, by uid, with a process of each, whose containers were found running before their network was ready."""
         self._overlays: Mapping[str, Overlay] | None = None
         """What the kernel's tunnels are; None = not known, and they are read."""
         self._picture: rules.Picture | None = None
@@ -119,6 +119,31 @@ class NodeNetwork:
         beside = (NetworkEndpoint("bridge"),) if endpoints and is_on_bridge(template) else ()
         return ContainerNetwork(endpoints=endpoints + beside)
 
+    async def complete(self, task: Task, pid: int) -> None:
+        """Give it its IPv6 address: an engine would take longer for that than for all else, and keep it waiting.
+
+        Where that fails, the container does with IPv4.
+        """
+        if any("disable_ipv6" in setting for setting in task.spec.template.sysctls):
+            return
+        addresses = {one.network.uid: one for one in task.spec.addresses}
+        if addresses.keys() - self._ready.keys():
+            self._incomplete[task.metadata.uid] = task, pid
+            return
+        for uid, one in addresses.items():
+            if gateway := self._ready[uid].gateway6:
+                await self._give_ipv6(pid, one, gateway.partition("/")[0])
+
+    async def _give_ipv6(self, pid: int, one: TaskAddress, gateway: str) -> None:
+        own, beside = interface6(one.network.uid, one.address), without_mask(one.address)
+        try:
+            await to_thread.run_sync(netlink.give_ipv6, pid, beside, own, gateway)
+        except DataplaneError as error:
+            log.warning("container_without_ipv6", pid=pid, address=own, reason=str(error))
+
+    def distrust(self) -> None:
+        self._checked_at = float("-inf")
+
     async def program(self, assignments: Assignments) -> None:
         if not assignments.objects:
             return  # nothing is known: what is in force stays
@@ -128,23 +153,30 @@ class NodeNetwork:
             if self._is_in_force(told):
                 return
             self._in_force = None
-            found = await self._ensure_bridges(told)
+            found = wanted(told.networks, told.attachments, self._node_uid, has_ipv6=commands.has_ipv6())
+            await self._ensure_bridges({network.uid: network for network in found})
             interfaces = netlink.link_names()
             here = tuple(network for network in found if network.bridge in interfaces)
             await self._ensure_tunnels(here, told)
             await self._ensure_rules(self._desired(here, told))
             self._announce(here)
+            await self._complete_found()
             self._in_force = told
 
     async def cleanup(self) -> None:
         async with self._lock:
             await self._remove_unwanted((await self._existing()).values())
 
+    async def _complete_found(self) -> None:
+        found, self._incomplete = self._incomplete, {}
+        for task, pid in found.values():
+            await self.complete(task, pid)
+
     def _forget_what_is_old(self) -> None:
         if anyio.current_time() - self._checked_at > CHECK_AFTER_S:
             self._picture = self._overlays = None
             self._turned_back = frozenset()
-            self._is_engine_asked, self._is_without_ipv6, self._in_force = False, False, None
+            self._is_engine_asked, self._in_force = False, None
             self._checked_at = anyio.current_time()
 
     def _is_in_force(self, told: _Told) -> bool:
@@ -161,21 +193,8 @@ class NodeNetwork:
     async def _existing(self) -> dict[str, EngineNetwork]:
         return {network.name: network for network in await self._engine.networks(OURS)}
 
-    async def _ensure_bridges(self, told: _Told) -> tuple[DockerNetwork, ...]:
-        """Have the engine make what is missing; return what is wanted, without IPv6 where the engine refuses that."""
-        found = self._wanted_of(told)
-        await self._make_bridges({network.uid: network for network in found})
-        if self._is_without_ipv6 and _six(found):
-            found = self._wanted_of(told)
-            await self._make_bridges({network.uid: network for network in found})
-        return found
-
-    def _wanted_of(self, told: _Told) -> tuple[DockerNetwork, ...]:
-        has_ipv6 = commands.has_ipv6() and not self._is_without_ipv6
-        return wanted(told.networks, told.attachments, self._node_uid, has_ipv6=has_ipv6)
-
-    async def _make_bridges(self, networks: dict[str, DockerNetwork]) -> None:
-        """One network that the engine refuses, or its absence, keeps nothing else waiting."""
+    async def _ensure_bridges(self, networks: dict[str, DockerNetwork]) -> None:
+        """Have the engine make what is missing. One network it refuses, or its absence, keeps nothing else waiting."""
         if networks == self._wanted and self._is_engine_asked and not self._troubles:
             return
         self._wanted, self._is_engine_asked, self._troubles = networks, False, {}
@@ -191,7 +210,6 @@ class NodeNetwork:
             try:
                 await self._ensure_bridge(network, existing.get(network.name))
             except EngineError as error:
-                self._is_without_ipv6 |= bool(network.gateway6) and not error.temporary
                 self._troubles[network.uid] = str(error)
                 log.warning("bridge_not_created", network=network.name, reason=str(error))
         self._is_engine_asked = True
@@ -218,14 +236,12 @@ class NodeNetwork:
     async def _restore_bridge(self, network: DockerNetwork) -> None:
         """Make the bridge of a network anew that has containers: the engine does so for an empty one only."""
         prefix = network.subnet.rpartition("/")[2]
-        six = (f"{network.gateway6}/{network.subnet6.rpartition('/')[2]}",) if network.gateway6 else ()
         ports: list[int] = []
         for found in await self._engine.containers({NODE_LABEL: self._node_uid}):
             container = await self._engine.inspect(found.id)
             if container is not None and container.pid and network.name in container.networks:
                 ports += await commands.outer_ports(container.pid, network.subnet)
-        addresses = (f"{network.gateway}/{prefix}", *six)
-        await to_thread.run_sync(netlink.restore_bridge, network.bridge, addresses, tuple(ports))
+        await to_thread.run_sync(netlink.restore_bridge, network.bridge, f"{network.gateway}/{prefix}", tuple(ports))
         log.info("bridge_restored", network=network.name, bridge=network.bridge, containers=len(ports))
 
     async def _remove_unwanted(self, existing: Iterable[EngineNetwork]) -> None:
@@ -322,8 +338,7 @@ def _stale6(stale: IPv4Address | int, six: str) -> IPv6Address | int:
 
 
 def _endpoint(network: DockerNetwork, address: TaskAddress, options: Mapping[str, str]) -> NetworkEndpoint:
-    six = str(address6(network.uid, address.address)) if network.gateway6 else ""
-    return NetworkEndpoint(network.name, ip=without_mask(address.address), ip6=six, mac=address.mac, options=options)
+    return NetworkEndpoint(network.name, ip=without_mask(address.address), mac=address.mac, options=options)
 
 
 def _fits(network: DockerNetwork, existing: EngineNetwork | None) -> bool:

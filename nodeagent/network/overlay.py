@@ -19,7 +19,7 @@ from ipaddress import IPv4Interface
 from typing import NamedTuple
 
 from nodeagent.network.docker_networks import bridge_name
-from nodeagent.network.sixes import address6
+from nodeagent.network.sixes import address6, interface6
 from shoal.api.objects import Attachment, Backend, Network, ServiceEndpoint
 from shoal.rules.addresses import mac_of, without_mask
 from shoal.rules.networks import DEFAULT_MTU
@@ -44,6 +44,8 @@ class Tunnel:
     address: str
     """The bridge's, the address with its mask: this node's on the network."""
     mtu: int
+    address6: str = ""
+    """The bridge's over IPv6, as `address`; "" = the network has no IPv6 side here."""
     is_up: bool = True
     """Both it and its bridge are."""
     is_quiet: bool = True
@@ -204,11 +206,12 @@ def _begin(
         if own is not None and own.spec.address and network.status.vni:
             hosts = {uid: one.spec.vtep for uid, one in nodes.items() if uid != node_uid}
             uid = network.metadata.uid
-            found[uid] = _Growing(_tunnel(network, own, port), hosts, six if six == uid else "")
+            its_six = six if six == uid else ""
+            found[uid] = _Growing(_tunnel(network, own, port, its_six), hosts, its_six)
     return found
 
 
-def _tunnel(network: Network, own: Attachment, port: int) -> Tunnel:
+def _tunnel(network: Network, own: Attachment, port: int, six: str) -> Tunnel:
     uid = network.metadata.uid
     return Tunnel(
         name=tunnel_name(uid),
@@ -218,6 +221,7 @@ def _tunnel(network: Network, own: Attachment, port: int) -> Tunnel:
         bridge=bridge_name(uid),
         mac=own.spec.mac or mac_of(str(IPv4Interface(own.spec.address).ip)),
         address=own.spec.address,
+        address6=interface6(six, own.spec.address) if six else "",
         mtu=network.status.mtu or DEFAULT_MTU,
     )
 

@@ -120,7 +120,7 @@ def endpoint_settings(endpoint: NetworkEndpoint, api_version: tuple[int, int]) -
     """Return an EndpointSettings for creation or for joining a further network."""
     settings: dict[str, Any] = {"Aliases": list(endpoint.aliases)}
     if endpoint.ip:
-        settings["IPAMConfig"] = _given(IPv4Address=endpoint.ip.partition("/")[0], IPv6Address=endpoint.ip6)
+        settings["IPAMConfig"] = {"IPv4Address": endpoint.ip.partition("/")[0]}
     if endpoint.mac and api_version >= MAC_PER_ENDPOINT:
         settings["MacAddress"] = endpoint.mac
     if endpoint.options:

@@ -43,6 +43,8 @@ class View(Struct, frozen=True):
     image_ready: bool = False
     is_wired: bool = False
     """The container was made, or taken over, by this run of the agent, and joined to its networks."""
+    is_complete: bool = True
+    """Its network is, for the process it has now."""
     ordered_at: float | None = None
     """When the order to end was first seen."""
     signalled_at: float | None = None
@@ -69,6 +71,10 @@ class Start(Struct, frozen=True, tag=True):
     pass
 
 
+class Complete(Struct, frozen=True, tag=True):
+    """Give the container that runs what of its network the engine does not."""
+
+
 class Signal(Struct, frozen=True, tag=True):
     signal: str
 
@@ -83,7 +89,7 @@ class Wait(Struct, frozen=True, tag=True):
     until: float | None = None
 
 
-Step = Report | Pull | Create | Start | Signal | Remove | Wait
+Step = Report | Pull | Create | Start | Complete | Signal | Remove | Wait
 _WAIT: Final = Wait()
 
 
@@ -174,7 +180,7 @@ def _start(view: View) -> Step:
     container = view.container
     if container is not None and container.state == "created":
         return Report(TaskState.FAILED, "starting failed", container.error) if container.error else Start()
-    if container is not None and container.is_alive and container.health in ("", "healthy"):
+    if container is not None and container.is_alive and view.is_complete and container.health in ("", "healthy"):
         return Report(TaskState.RUNNING, "started")
     return _watch_over(view)
 
@@ -186,7 +192,9 @@ def _watch_over(view: View) -> Step:
         return Report(TaskState.FAILED, "removed", REMOVED)
     if not container.is_alive:
         return _exited(container)
-    return _stop(view, drain_s=0) if container.health == "unhealthy" else _WAIT
+    if container.health == "unhealthy":
+        return _stop(view, drain_s=0)
+    return _WAIT if view.is_complete else Complete()
 
 
 def _exited(container: Container) -> Step:

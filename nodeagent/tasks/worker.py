@@ -68,6 +68,8 @@ class Worker:
         self._stale = found is not None
         self._may_have_files = True
         self._image_ready = self._is_wired = False
+        self._completed = 0
+        """The process of the container whose network is complete; a container that is started again has another."""
         self._failures = 0
         self._ordered_at: float | None = None
         self._signalled_at: float | None = None
@@ -186,6 +188,7 @@ class Worker:
             backend=self.backend,
             image_ready=self._image_ready,
             is_wired=self._is_wired,
+            is_complete=self.container is None or self.container.pid in (0, self._completed),
             ordered_at=self._ordered_at,
             signalled_at=self._signalled_at,
             killed_at=self._killed_at,
@@ -215,6 +218,8 @@ class Worker:
                 await self._or_rejected(self._create)
             case machine.Start():
                 await self._start()
+            case machine.Complete():
+                await self._complete()
             case machine.Signal(signal):
                 await self._signal(signal)
             case machine.Remove():
@@ -296,6 +301,12 @@ class Worker:
             await self._look()
             self._reached(TaskState.FAILED, "starting failed", str(error))
         self._stale = True
+
+    async def _complete(self) -> None:
+        assert self.task is not None
+        assert self.container is not None
+        await self.tools.network.complete(self.task, self.container.pid)
+        self._completed = self.container.pid
 
     async def _signal(self, signal: str) -> None:
         try:

@@ -35,9 +35,17 @@ class PlainNetwork:
 
     def __init__(self) -> None:
         self.programmed: list[Assignments] = []
+        self.completed: list[tuple[str, int]] = []
+        """Task uids and processes."""
 
     async def prepare(self, task: Task) -> ContainerNetwork:
         return ContainerNetwork()
+
+    async def complete(self, task: Task, pid: int) -> None:
+        self.completed.append((task.metadata.uid, pid))
+
+    def distrust(self) -> None:
+        pass
 
     async def program(self, assignments: Assignments) -> None:
         self.programmed.append(assignments)

@@ -21,9 +21,11 @@ class Kernel:
     tracked: set[IPv4Address | int] = field(default_factory=set)
     """UDP flows: the addresses they lead to, and the ports they were begun to while nothing served those."""
     asked: list[o.Change] = field(default_factory=list)
-    restored: list[tuple[str, tuple[str, ...], tuple[int, ...]]] = field(default_factory=list)
+    restored: list[tuple[str, str, tuple[int, ...]]] = field(default_factory=list)
+    given: list[tuple[int, str, str, str]] = field(default_factory=list)
+    """IPv6 addresses inside containers: process, the IPv4 address beside it, itself, the way out."""
     unable: set[str] = field(default_factory=set)
-    """Devices that cannot be made."""
+    """Devices that cannot be made; IPv4 addresses that no container has."""
     has_ipv6: bool = False
     is_stubborn: bool = False
     """Forgets no flow."""
@@ -35,7 +37,7 @@ class Kernel:
         monkeypatch.setattr(commands, "allow_loopback_clients", lambda bridge: None)
         monkeypatch.setattr(commands, "has_ipv6", lambda: self.has_ipv6)
         monkeypatch.setattr(commands, "outer_ports", self.outer_ports)
-        for name in ("read", "apply", "turn_back", "restore_bridge"):
+        for name in ("read", "apply", "turn_back", "restore_bridge", "give_ipv6"):
             monkeypatch.setattr(netlink, name, getattr(self, name))
         monkeypatch.setattr(netlink, "link_names", lambda: frozenset(self.bridges))
         return self
@@ -92,12 +94,17 @@ class Kernel:
     async def outer_ports(self, pid: int, subnet: str) -> list[int]:
         return [7]
 
-    def restore_bridge(self, bridge: str, addresses: tuple[str, ...], ports: tuple[int, ...]) -> None:
-        self.restored.append((bridge, addresses, ports))
+    def restore_bridge(self, bridge: str, address: str, ports: tuple[int, ...]) -> None:
+        self.restored.append((bridge, address, ports))
         self.bridges.add(bridge)
 
     def turn_back(self, bridges: Iterable[str], known: frozenset[int]) -> frozenset[int]:
         return known
+
+    def give_ipv6(self, pid: int, beside: str, address: str, gateway: str) -> None:
+        if beside in self.unable:
+            raise DataplaneError(f"give {address}", f"the container has no link with {beside}")
+        self.given.append((pid, beside, address, gateway))
 
     async def apply_nft(self, script: str) -> None:
         self.scripts.append(script)

@@ -21,7 +21,7 @@ from shoal.api.states import DesiredState, PublishMode, TaskState
 from shoal.api.template import FileUse, Healthcheck, Port
 from shoal.api.units import Duration
 from shoal.machinery.clock import VirtualClock
-from tests.support.agent import IMAGE, NODE, OURS, Managers, PlainFiles, make_crew, relist, task_for
+from tests.support.agent import IMAGE, NODE, OURS, Managers, PlainFiles, PlainNetwork, make_crew, relist, task_for
 
 pytestmark = pytest.mark.anyio
 
@@ -90,6 +90,24 @@ async def test_a_task_goes_through_its_whole_life() -> None:
         assert (failed.state, failed.err) == (S.FAILED, "task: non-zero exit (3)")
         assert failed.container is not None
         assert failed.container.exit_code == 3
+
+
+async def test_a_container_s_network_is_completed_once_for_each_time_it_is_found_started() -> None:
+    task = task_for()
+    node = Node(task)
+    async with node.running():
+        await node.settle()
+        network, container = node.crew.tools.network, node.managers.told[uid_of(task)][-1].container
+        assert isinstance(network, PlainNetwork)
+        assert container is not None
+        assert network.completed == [(uid_of(task), container.pid)]
+        node.engine.restart(container.id)
+        await node.settle()
+        assert [uid for uid, pid in network.completed if pid != container.pid] == [uid_of(task)]
+    async with node.running():
+        network = node.crew.tools.network
+        assert isinstance(network, PlainNetwork)
+        assert [uid for uid, _ in network.completed] == [uid_of(task)]
 
 
 async def test_desired_ready_stops_with_a_container_that_was_not_started() -> None:

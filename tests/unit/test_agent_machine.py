@@ -16,6 +16,7 @@ from nodeagent.tasks.machine import (
     KILL_AGAIN_S,
     REMOVED,
     UNHEALTHY,
+    Complete,
     Create,
     Pull,
     Remove,
@@ -78,6 +79,9 @@ FORWARD = [
     ("a container lost before its start is made again", view(S.READY, None, D.READY, image_ready=True), Create()),
     ("starting starts what is created", view(S.STARTING, box("created")), Start()),
     ("starting without a health check is running", view(S.STARTING, box()), report(S.RUNNING, "started")),
+    ("its network is completed first", view(S.STARTING, box(), is_complete=False), Complete()),
+    ("so is that of one found running", view(S.RUNNING, box(), is_complete=False), Complete()),
+    ("nobody waits for health before", view(S.STARTING, box(health="starting"), is_complete=False), Complete()),
     ("starting waits for health", view(S.STARTING, box(health="starting")), Wait()),
     ("healthy is running", view(S.STARTING, box(health="healthy")), report(S.RUNNING, "started")),
     ("running runs on", view(S.RUNNING, box(health="healthy")), Wait()),
@@ -208,6 +212,7 @@ views = st.builds(
     backend=st.none() | st.builds(backend, drained=st.booleans()),
     image_ready=st.booleans(),
     is_wired=st.booleans(),
+    is_complete=st.booleans(),
     ordered_at=st.none() | st.just(NOW - 1),
     signalled_at=st.none() | st.just(NOW - 5) | st.just(NOW - 60),
     killed_at=st.none() | st.just(NOW - 1) | st.just(NOW - 30),
@@ -226,7 +231,7 @@ def test_nothing_is_made_or_started_that_should_end_or_has_ended(seen: View) -> 
     assert seen.task is not None
     over = not seen.wanted or not seen.task.spec.desired_state.is_live or seen.task.spec.evicted
     if over or seen.state.is_terminal:
-        assert not isinstance(next_step(seen), (Create, Start, Pull))
+        assert not isinstance(next_step(seen), (Create, Start, Complete, Pull))
 
 
 @given(views)

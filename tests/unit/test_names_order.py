@@ -57,6 +57,12 @@ class Scene:
     async def prepare(self, task: Task) -> ContainerNetwork:
         return ContainerNetwork(search=("corp",))
 
+    async def complete(self, task: Task, pid: int) -> None:
+        pass
+
+    def distrust(self) -> None:
+        pass
+
     async def program(self, assignments: Assignments) -> None:
         self.happened.append("rules")
         if self.fails:

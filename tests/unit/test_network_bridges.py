@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from nodeagent.engine.contract import EngineNetwork
 from nodeagent.network.docker_networks import BRIDGE_OPTION, abandoned, docker_name, wanted
 from shoal.api.meta import Meta, Ref
@@ -25,13 +27,13 @@ def test_a_network_exists_where_the_node_has_an_address_on_it() -> None:
     )
 
 
-def test_the_ingress_network_alone_has_an_ipv6_side_where_the_host_has_it() -> None:
+def test_the_ingress_network_alone_has_an_ipv6_side_of_which_the_engine_knows_nothing() -> None:
     (ingress,) = wanted([INGRESS], [attachment("n1")], "n1", has_ipv6=True)
-    assert (ingress.subnet6, ingress.gateway6) == ("fd6c:270e:f2f2::/96", "fd6c:270e:f2f2::a00:2")
-    assert ingress.body()["EnableIPv6"] is True
+    assert ingress.gateway6 == "fd6c:270e:f2f2::a00:2/96"
+    assert ingress.body() == replace(ingress, gateway6="").body()
     other = Network(metadata=Meta(name="front", uid="net1"))
     (front,) = wanted([other], [attachment("n1")], "n1", has_ipv6=True)
-    assert (front.subnet6, front.body()["EnableIPv6"]) == ("", False)
+    assert front.gateway6 == ""
 
 
 def test_another_node_s_or_a_container_s_address_makes_no_network() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import pytest
+from msgspec.structs import replace
 
 from nodeagent.assignments import Assignments
 from nodeagent.engine.contract import Body, EngineNetwork
@@ -234,8 +235,12 @@ async def test_a_deleted_bridge_with_containers_on_it_is_made_anew_and_they_are_
 
     await node.program(told())
 
-    assert kernel.restored == [("shb-net1", ("10.0.1.2/24",), (7,))]
+    assert kernel.restored == [("shb-net1", "10.0.1.2/24", (7,))]
     assert sorted(kernel.tunnels) == ["shx-net0", "shx-net1"]
+
+
+ON_BOTH = make_task(addresses=(TaskAddress(INGRESS, "10.0.0.20/24", ""), TaskAddress(FRONT, "10.0.1.20/24", "")))
+ITS_SIX = (44, "10.0.0.20", f"{address6('net0', '10.0.0.20')}/96", str(address6("net0", "10.0.0.2")))
 
 
 async def test_where_the_host_has_ipv6_so_do_containers_on_the_ingress_network(
@@ -243,28 +248,41 @@ async def test_where_the_host_has_ipv6_so_do_containers_on_the_ingress_network(
 ) -> None:
     kernel.has_ipv6 = True
     await node.program(told(backend(11, 2)))
-    addresses = (TaskAddress(INGRESS, "10.0.0.20/24", ""), TaskAddress(FRONT, "10.0.1.20/24", ""))
-    assert [one.ip6 for one in (await node.prepare(make_task(addresses=addresses))).endpoints] == [
-        str(address6("net0", "10.0.0.20")),
-        "",
-    ]
+    await node.complete(ON_BOTH, 44)
+    assert kernel.given == [ITS_SIX]
     assert any(":" in one.address for one in kernel.tunnels["shx-net0"].neighbours)
+    assert kernel.tunnels["shx-net0"].tunnel.address6 == f"{address6('net0', '10.0.0.2')}/96"
 
 
-async def test_an_ingress_network_in_use_without_ipv6_stays_as_it_is(
-    node: NodeNetwork, kernel: Kernel, engine: Engine, monkeypatch: pytest.MonkeyPatch
+async def test_a_container_found_running_before_its_network_is_known_gets_its_ipv6_address_then(
+    node: NodeNetwork, kernel: Kernel
 ) -> None:
-    await node.program(told())
-    engine.images.add("web")
-    networking = {"EndpointsConfig": {"shoal-ingress": {}}}
-    await engine.create("web.1.a", {"Image": "web", "NetworkingConfig": networking})
     kernel.has_ipv6 = True
-    for each in (node, NodeNetwork(engine, "n1")):
-        monkeypatch.setattr(module, "CHECK_AFTER_S", -1.0)
-        await each.program(told())
-        task = make_task(addresses=(TaskAddress(INGRESS, "10.0.0.20/24", ""),))
-        assert [(one.name, one.ip6) for one in (await each.prepare(task)).endpoints] == [("shoal-ingress", "")]
-        assert "ip6" not in kernel.scripts[-1]
+    await node.complete(ON_BOTH, 44)
+    assert kernel.given == []
+    await node.program(told())
+    assert kernel.given == [ITS_SIX]
+
+
+@pytest.mark.parametrize("case", ["a host without IPv6", "a task that wants none", "a container that has gone"])
+async def test_a_container_does_with_ipv4_where_there_is_no_ipv6(node: NodeNetwork, kernel: Kernel, case: str) -> None:
+    kernel.has_ipv6 = case != "a host without IPv6"
+    kernel.unable |= {"10.0.0.20"} if case == "a container that has gone" else set()
+    sysctls = {"net.ipv6.conf.all.disable_ipv6": "1"} if case == "a task that wants none" else {}
+    task = replace(ON_BOTH, spec=replace(ON_BOTH.spec, template=replace(ON_BOTH.spec.template, sysctls=sysctls)))
+    await node.program(told())
+    await node.complete(task, 44)
+    assert kernel.given == []
+
+
+async def test_after_the_engine_was_away_all_is_compared_at_once(node: NodeNetwork, kernel: Kernel) -> None:
+    await node.program(told())
+    kernel.tunnels.clear()
+    await node.program(told())
+    assert not kernel.tunnels
+    node.distrust()
+    await node.program(told())
+    assert sorted(kernel.tunnels) == ["shx-net0", "shx-net1"]
 
 
 async def test_a_tunnel_the_kernel_refuses_keeps_only_its_own_tasks_waiting(
