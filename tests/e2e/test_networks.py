@@ -113,6 +113,8 @@ def wiring(host: Host, name: str) -> list[str]:
         str(link.get("linkinfo", {}).get("info_data", {}).get(key)) for key in ("id", "port", "local", "proxy")
     ]
     commands = ("bridge", "fdb", "show", "dev", name), ("ip", "neigh", "show", "dev", name, "nud", "permanent")
+    addresses = host.run("ip", "-o", "address", "show", "dev", link.get("master", name), "scope", "global").out
+    settings += [line.split()[3] for line in addresses.splitlines()]
     entries = [line.strip() for command in commands for line in host.run(*command).out.splitlines()]
     return sorted([*settings, *(one for one in entries if "02:42:" in one or "00:00:00:00:00:00" in one)])
 
@@ -123,7 +125,7 @@ BY_HAND = (
     "bridge fdb replace $FAR dev $DEVICE dst 10.99.0.99 self permanent",
     "bridge fdb append 00:00:00:00:00:00 dev $DEVICE dst 10.99.0.99",
     "ip neigh add 10.0.0.250 lladdr 02:42:0a:00:00:fa dev $DEVICE nud permanent",
-    "ip link set $DEVICE down mtu 1300 nomaster; ip -4 address flush dev $BRIDGE",
+    "ip link set $DEVICE down mtu 1300 nomaster; ip address flush dev $BRIDGE scope global",
     "nft delete table ip shoal; nft delete table bridge shoal; iptables -F DOCKER-USER",
 )
 """Entries deleted, changed and added; settings changed; all rules of ours deleted."""
