@@ -139,7 +139,7 @@ class NodeNetwork:
         try:
             await to_thread.run_sync(netlink.give_ipv6, pid, beside, own, gateway)
         except DataplaneError as error:
-            log.warning("container_without_ipv6", pid=pid, address=own, reason=str(error))
+            log.warning("address_not_given", pid=pid, address=own, reason=str(error))
 
     def distrust(self) -> None:
         self._checked_at = float("-inf")
