@@ -14,13 +14,14 @@ from typing import Final
 import anyio
 import click
 from aiohttp import web
-from prometheus_client import REGISTRY
+from prometheus_client.registry import REGISTRY
 
 from apiserver.app import Server, serving
 from apiserver.listener import Listener
 from shoal.api.errors import InvalidError
-from shoal.machinery.process import EtcdAddress, Health, ProcessOptions, etcd_options, process_options, run_process
+from shoal.machinery.process import EtcdAddress, ProcessOptions, etcd_options, process_options, run_process
 from shoal.machinery.sealing import KEY_BYTES
+from shoal.machinery.status import Health
 
 GROUP: Final = "docker"
 """Members of this group may use the socket, as they may use the engine's."""

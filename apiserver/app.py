@@ -13,7 +13,7 @@ from typing import Final
 import anyio
 from aiohttp import web
 from aiohttp.typedefs import Middleware
-from prometheus_client import CollectorRegistry
+from prometheus_client.registry import CollectorRegistry
 
 from apiserver import audit, kinds
 from apiserver.agents import Agents

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from shoal.machinery.controller import Controller
+from shoal.machinery.lean import import_leanly
+
+import_leanly()
+
+if TYPE_CHECKING:
+    from shoal.machinery.controller import Controller
 
 CONTROLLERS: Final = {
     "replication": "controllers.replication:CONTROLLER",

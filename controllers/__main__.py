@@ -12,7 +12,6 @@ from controllers import CONTROLLERS, load
 from shoal.machinery.election import TTL_S
 from shoal.machinery.process import (
     EtcdAddress,
-    Health,
     ProcessOptions,
     candidate_name,
     etcd_options,
@@ -20,6 +19,7 @@ from shoal.machinery.process import (
     run_process,
 )
 from shoal.machinery.runner import Runner
+from shoal.machinery.status import Health
 
 
 @click.command()

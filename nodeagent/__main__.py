@@ -21,7 +21,8 @@ from nodeagent.network.network import NodeNetwork
 from nodeagent.tls import NodeTls
 from shoal.api.errors import DataplaneError, EngineError, RemovedError
 from shoal.machinery.clock import SystemClock
-from shoal.machinery.process import Health, ProcessOptions, process_options, run_process
+from shoal.machinery.process import ProcessOptions, process_options, run_process
+from shoal.machinery.status import Health
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)

@@ -23,7 +23,8 @@ from nodeagent.network import commands, netlink, rules
 from nodeagent.network.docker_networks import OURS
 from nodeagent.tasks.container import NODE_LABEL
 from shoal.api.errors import EngineError
-from shoal.machinery.process import Health, ProcessOptions, process_options, run_process
+from shoal.machinery.process import ProcessOptions, process_options, run_process
+from shoal.machinery.status import Health
 
 AT_ONCE: Final = 8
 """Containers removed at once."""

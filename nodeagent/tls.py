@@ -6,8 +6,6 @@ import ssl
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cryptography import x509
-
 from shoal.machinery.tls import client_context
 
 
@@ -28,6 +26,8 @@ class NodeTls:
 
     def trouble(self) -> str:
         """Tell that the certificate has ended, "" if it has not."""
+        from cryptography import x509  # 4 MB, for an agent whose certificate may have ended
+
         until = x509.load_pem_x509_certificate(self._chain.read_bytes()).not_valid_after_utc
         if until > datetime.now(UTC):
             return ""

@@ -29,7 +29,8 @@ from shoal.api.states import Availability
 from shoal.api.tokens import Token, parse_token
 from shoal.host.joining import Newcomer, Remote, join, parse_remote, say_goodbye
 from shoal.machinery.clock import SystemClock
-from shoal.machinery.process import Health, ProcessOptions, process_options, run_process
+from shoal.machinery.process import ProcessOptions, process_options, run_process
+from shoal.machinery.status import Health
 
 JOINING: Final = 8
 """Nodes of one process that join at once: strangers at a manager's door are few."""

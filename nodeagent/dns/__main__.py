@@ -18,7 +18,8 @@ from nodeagent.dns.facts import facts_of
 from nodeagent.dns.feed import News
 from nodeagent.dns.server import Server
 from nodeagent.dns.upstream import HostResolvers, Upstream
-from shoal.machinery.process import Health, ProcessOptions, process_options, run_process
+from shoal.machinery.process import ProcessOptions, process_options, run_process
+from shoal.machinery.status import Health
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 

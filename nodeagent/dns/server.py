@@ -18,7 +18,7 @@ import anyio
 import structlog
 from anyio import CancelScope
 from anyio.abc import TaskGroup
-from prometheus_client import Counter
+from prometheus_client.metrics import Counter
 
 from nodeagent.dns import wire
 from nodeagent.dns.answers import Answers, Door, Elsewhere, failure

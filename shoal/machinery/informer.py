@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import anyio
 import msgspec
 import structlog
-from prometheus_client import Counter
+from prometheus_client.metrics import Counter
 
 from shoal.api import codec, keys
 from shoal.api.errors import ExpiredError, ShoalError, UnavailableError

@@ -10,9 +10,8 @@ import gc
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,11 +19,10 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 import click
 import structlog
-from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from shoal.api.errors import InvalidError, ShoalError
 from shoal.machinery.logs import LEVELS, configure_logging
+from shoal.machinery.status import Health, answering_status
 
 if TYPE_CHECKING:
     from shoal.machinery.etcd import EtcdStore
@@ -46,13 +44,6 @@ class EtcdAddress:
         from shoal.machinery.etcd import EtcdStore, Tls  # agents and name services never need gRPC's 8 MB
 
         return EtcdStore(self.urls, Tls(self.ca, self.cert, self.key) if self.ca is not None else None)
-
-
-@dataclass
-class Health:
-    """What the status socket answers. `not_ready` says why the process is not ready yet, "" once it is."""
-
-    not_ready: Callable[[], str] = field(default=lambda: "starting")
 
 
 @dataclass(frozen=True)
@@ -168,44 +159,6 @@ async def _cancel_on_signal(scope: anyio.CancelScope) -> None:
             _log.info("process_stopped", signal=signal.Signals(number).name)
             scope.cancel()
             return
-
-
-@asynccontextmanager
-async def answering_status(path: Path | None, health: Health) -> AsyncIterator[None]:
-    """Answer /healthz, /readyz and /metrics on a unix socket for root; with None, on nothing."""
-    if path is None:
-        yield
-        return
-    app = web.Application()
-    app.router.add_get("/healthz", _healthz)
-    app.router.add_get("/metrics", _metrics)
-
-    async def readyz(_: web.Request) -> web.Response:
-        why = health.not_ready()
-        return web.Response(text=f"{why or 'ok'}\n", status=503 if why else 200)
-
-    app.router.add_get("/readyz", readyz)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    before = os.umask(0o177)
-    try:
-        await web.UnixSite(runner, str(path)).start()
-    finally:
-        os.umask(before)
-    try:
-        yield
-    finally:
-        with anyio.CancelScope(shield=True):
-            await runner.cleanup()
-
-
-async def _healthz(_: web.Request) -> web.Response:
-    return web.Response(text="ok\n")
-
-
-async def _metrics(_: web.Request) -> web.Response:
-    return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 def candidate_name() -> str:

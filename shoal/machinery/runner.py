@@ -16,7 +16,7 @@ from typing import Any
 
 import anyio
 import structlog
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client.metrics import Counter, Gauge, Histogram
 
 from shoal.api import keys
 from shoal.api.errors import ConflictError, ShoalError, TerminalError, UnavailableError

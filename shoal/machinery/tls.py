@@ -10,9 +10,10 @@ import asyncio.sslproto
 import os
 import ssl
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from shoal.machinery.pki import Pair
+if TYPE_CHECKING:
+    from shoal.machinery.pki import Pair
 
 SERVER_NAME: Final = "swarm-manager"
 
