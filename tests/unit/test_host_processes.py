@@ -10,7 +10,7 @@ import pytest
 
 from shoal.api.errors import InvalidError
 from shoal.api.states import Role
-from shoal.host.child import SPARING, child_environment
+from shoal.host.child import child_environment
 from shoal.host.daemon import Options, refuse_other_ports
 from shoal.host.identity import EtcdPorts, Identity, Phase
 from shoal.host.paths import Paths

@@ -11,22 +11,13 @@ import pytest
 from shoal.machinery.lean import in_parts, left_out
 
 NOBODY = {"rich", "pygments", "better_exceptions", "etcd3.client", "yaml", "hypothesis", "pytest", "shoal.cli"}
-NO_HTTP = {
-    "aiohttp",
-    "http.server",
-    "http.client",
-    "urllib.request",
-    "wsgiref",
-    "email",
-    "html",
-    "prometheus_client.exposition",
-}
+NO_HTTP = {"aiohttp", "http.server", "http.client", "urllib.request", "email", "prometheus_client.exposition"}
 NO_ETCD = {"grpc", "google.protobuf", "etcd3.etcdrpc"}
 NO_ENGINE = {"docker", "requests", "urllib3", "pyroute2.netlink", "dnslib"}
 NO_KEYS = {"cryptography"}
 NO_DATABASE = {"pyroute2.ndb", "pyroute2.ipdb", "sqlite3"}
 
-CONTROLLER = ("controllers.__main__", "shoal.machinery.etcd")
+CONTROLLERS = ("replication", "rollout", "placement", "endpoint", "nodes")
 
 
 @pytest.mark.parametrize(
@@ -41,12 +32,10 @@ CONTROLLER = ("controllers.__main__", "shoal.machinery.etcd")
             id="name service",
         ),
         pytest.param(
-            (*CONTROLLER, "controllers.replication"), NOBODY | NO_KEYS | NO_HTTP | NO_ENGINE, id="replication"
+            ("controllers.__main__", "shoal.machinery.etcd", *(f"controllers.{name}" for name in CONTROLLERS)),
+            NOBODY | NO_KEYS | NO_HTTP | NO_ENGINE,
+            id="controllers",
         ),
-        pytest.param((*CONTROLLER, "controllers.rollout"), NOBODY | NO_KEYS | NO_HTTP | NO_ENGINE, id="rollout"),
-        pytest.param((*CONTROLLER, "controllers.placement"), NOBODY | NO_KEYS | NO_HTTP | NO_ENGINE, id="placement"),
-        pytest.param((*CONTROLLER, "controllers.endpoint"), NOBODY | NO_KEYS | NO_HTTP | NO_ENGINE, id="endpoint"),
-        pytest.param((*CONTROLLER, "controllers.nodes"), NOBODY | NO_KEYS | NO_HTTP | NO_ENGINE, id="nodes"),
         pytest.param(("apiserver.__main__", "shoal.machinery.etcd"), NOBODY | NO_ENGINE, id="API server"),
         pytest.param(("shoal.host.__main__",), (NOBODY - {"shoal.cli"}) | NO_ETCD | NO_ENGINE, id="host daemon"),
     ],

@@ -12,13 +12,13 @@ from click.testing import CliRunner
 from shoal.api.errors import ForbiddenError, InvalidError
 from shoal.machinery.process import (
     EtcdAddress,
-    Health,
     ProcessOptions,
     configure_logging,
     etcd_options,
     process_options,
     run_process,
 )
+from shoal.machinery.status import Health
 
 
 @pytest.fixture(autouse=True)
