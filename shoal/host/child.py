@@ -15,6 +15,10 @@ from shoal.host.logs import Lines
 DRAIN_S = 1.0
 """A grandchild may hold the output open: after the child's end we read for so long at most."""
 
+SPARING: Mapping[str, str] = {"MALLOC_ARENA_MAX": "2", "SSL_CERT_FILE": os.devnull}
+"""Memory that no process needs: an allocator's arena for each thread, and the world's certificate authorities, which
+libraries load when they are imported (1.6 MB). Between Shoal's processes only the cluster's own authorities count."""
+
 _GUARD = ("setpriv", "--pdeathsig", "KILL", "--", "sh", "-c", 'test "$PPID" = "$0" && exec "$@"')
 """The kernel kills the child with us. The shell sees to it that we have not died before the kernel knew."""
 
@@ -34,7 +38,7 @@ async def start(argv: tuple[str, ...], environment: Mapping[str, str]) -> Child:
 def child_environment(ours: Mapping[str, str], extra: Mapping[str, str]) -> dict[str, str]:
     """Pure. Ours without what would override etcd's or Shoal's own options; gRPC's fork handlers stay off."""
     kept = {name: value for name, value in ours.items() if not name.startswith(("ETCD_", "ETCDCTL_", "SHOAL_ETCD"))}
-    return {**kept, "GRPC_ENABLE_FORK_SUPPORT": "0", "PYTHONUNBUFFERED": "1", **extra}
+    return {**kept, "GRPC_ENABLE_FORK_SUPPORT": "0", "PYTHONUNBUFFERED": "1", **SPARING, **extra}
 
 
 async def run_to_end(child: Child, on_line: Callable[[bytes], None]) -> int:

@@ -10,7 +10,7 @@ import pytest
 
 from shoal.api.errors import InvalidError
 from shoal.api.states import Role
-from shoal.host.child import child_environment
+from shoal.host.child import SPARING, child_environment
 from shoal.host.daemon import Options, refuse_other_ports
 from shoal.host.identity import EtcdPorts, Identity, Phase
 from shoal.host.paths import Paths
@@ -109,7 +109,7 @@ def test_a_child_gets_no_option_of_etcd_from_our_environment() -> None:
 
     given = child_environment(ours, {"MORE": "1"})
 
-    assert given == {"PATH": "/bin", "MORE": "1", "GRPC_ENABLE_FORK_SUPPORT": "0", "PYTHONUNBUFFERED": "1"}
+    assert given == {"PATH": "/bin", "MORE": "1", "GRPC_ENABLE_FORK_SUPPORT": "0", "PYTHONUNBUFFERED": "1", **SPARING}
 
 
 def test_waits_double_up_to_ten_seconds() -> None:
