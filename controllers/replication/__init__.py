@@ -18,6 +18,8 @@ from shoal.api import keys
 from shoal.api.objects import Backend, Cluster, ClusterSpec, Node, Revision, Rollout, Service, Slot, Task
 from shoal.machinery.cache import Cache, Index
 from shoal.machinery.controller import Controller
+from shoal.rules.liveness import is_unusable
+from shoal.rules.progress import merely_proceeds
 
 SERVICES: Final = Index(Service, lambda service: (service.metadata.uid,))
 GLOBALS: Final = Index(Service, lambda service: ("global",) if service.spec.mode.is_global else ())
@@ -67,6 +69,17 @@ def services_on(node: Node, cache: Cache) -> Iterable[str]:
     return {task.spec.service.uid for task in there.values()} | {one.metadata.uid for one in everywhere.values()}
 
 
+def is_of_no_concern(old: Task, new: Task, cache: Cache) -> bool:
+    """Say whether a changed task leaves its slot as it is: it goes on its way, where it can.
+
+    How far it is counts only for one that is to take over from another.
+    """
+    if not merely_proceeds(old, new) or new.spec.replaces:
+        return False
+    where = new.spec.node
+    return where is None or not is_unusable(new, cache.get(Node, keys.node(where.uid)))
+
+
 CONTROLLER: Final = Controller(
     name="replication",
     watches={
@@ -82,4 +95,5 @@ CONTROLLER: Final = Controller(
     indexes=(SERVICES, GLOBALS, REVISIONS, ROLLOUTS, SLOTS, TASKS, ON_NODE, SERVING),
     coalesce_s=0.02,
     reads=(Revision, Cluster),
+    ignores={Task: is_of_no_concern},
 )

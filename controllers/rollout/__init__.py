@@ -16,8 +16,11 @@ from controllers.rollout.plan import plan
 from controllers.rollout.view import View
 from shoal.api import keys
 from shoal.api.objects import Node, Reference, Revision, Rollout, Service, Slot, Task
+from shoal.api.states import TaskState
 from shoal.machinery.cache import Cache, Index
 from shoal.machinery.controller import Controller
+from shoal.rules.progress import merely_proceeds
+from shoal.rules.slots import IN_PROGRESS
 
 SERVICES: Final = Index(Service, lambda service: (service.metadata.uid,))
 REVISIONS: Final = Index(Revision, lambda revision: (revision.spec.service.uid,))
@@ -58,6 +61,16 @@ def services_on(node: Node, cache: Cache) -> Iterable[str]:
     return {task.spec.service.uid for task in cache.by(ON_NODE, node.metadata.uid).values()}
 
 
+def is_of_no_concern(old: Task, new: Task, cache: Cache) -> bool:
+    """Say whether a changed task moves no rollout: it goes on its way, and nothing waits for it to run."""
+    if not merely_proceeds(old, new):
+        return False
+    rollout = next(iter(cache.by(ROLLOUTS, new.spec.service.uid).values()), None)
+    if rollout is None:
+        return False
+    return rollout.status.state not in IN_PROGRESS or new.status.state is not TaskState.RUNNING
+
+
 CONTROLLER: Final = Controller(
     name="rollout",
     watches={
@@ -73,4 +86,5 @@ CONTROLLER: Final = Controller(
     plan=plan,
     indexes=(SERVICES, REVISIONS, ROLLOUTS, REFERENCES, SLOTS, TASKS, ON_NODE),
     coalesce_s=0.02,
+    ignores={Task: is_of_no_concern},
 )

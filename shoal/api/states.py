@@ -26,19 +26,11 @@ class TaskState(StrEnum):
     REMOVE = "remove"
     ORPHANED = "orphaned"
 
-    @property
-    def rank(self) -> int:
-        return TASK_RANK[self]
-
-    @property
-    def is_terminal(self) -> bool:
-        """The task will never run again."""
-        return TASK_RANK[self] > TASK_RANK[TaskState.RUNNING]
-
-    @property
-    def is_assigned(self) -> bool:
-        """The task has a node and is not over."""
-        return TASK_RANK[TaskState.ASSIGNED] <= TASK_RANK[self] <= TASK_RANK[TaskState.RUNNING]
+    rank: int
+    is_terminal: bool
+    """The task will never run again."""
+    is_assigned: bool
+    """The task has a node and is not over."""
 
 
 TASK_RANK: dict[TaskState, int] = {
@@ -47,6 +39,13 @@ TASK_RANK: dict[TaskState, int] = {
     TaskState.COMPLETE: 576, TaskState.SHUTDOWN: 640, TaskState.FAILED: 704, TaskState.REJECTED: 768,
     TaskState.REMOVE: 800, TaskState.ORPHANED: 832,
 }  # fmt: skip
+
+# Facts of a state are attributes, told once: to look a member up in its class takes Python 3.11 as long as to read a
+# small object's JSON, and every process asks for these thousands of times.
+for _state, _rank in TASK_RANK.items():
+    _state.rank = _rank
+    _state.is_terminal = _rank > TASK_RANK[TaskState.RUNNING]
+    _state.is_assigned = TASK_RANK[TaskState.ASSIGNED] <= _rank <= TASK_RANK[TaskState.RUNNING]
 
 
 class DesiredState(StrEnum):
@@ -58,14 +57,14 @@ class DesiredState(StrEnum):
     SHUTDOWN = "shutdown"
     REMOVE = "remove"
 
-    @property
-    def rank(self) -> int:
-        return TASK_RANK[TaskState(self.value)]
+    rank: int
+    is_live: bool
+    """Wanted alive: ready, running, or (a job's) complete."""
 
-    @property
-    def is_live(self) -> bool:
-        """Wanted alive: ready, running, or (a job's) complete."""
-        return self in (DesiredState.READY, DesiredState.RUNNING, DesiredState.COMPLETE)
+
+for _desired in DesiredState:
+    _desired.rank = TASK_RANK[TaskState(_desired.value)]
+    _desired.is_live = _desired in (DesiredState.READY, DesiredState.RUNNING, DesiredState.COMPLETE)
 
 
 class Mode(StrEnum):

@@ -134,3 +134,6 @@ class Controller(Generic[V]):
     for the old and the new object, once the cache holds the new one."""
     reads: tuple[type[Any], ...] = field(default=())
     """Kinds that `observe` reads though a change of them alone wakes no key."""
+    ignores: Mapping[type[Any], Callable[[Any, Any, Cache], bool]] = field(default_factory=dict)
+    """Asked for the old and the new state of a changed object before its keys are: true wakes none of them, because
+    no plan can differ by this. With thousands of tasks in motion most of their steps are of that sort."""

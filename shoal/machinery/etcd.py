@@ -10,11 +10,9 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
-from itertools import groupby
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
@@ -46,7 +44,7 @@ from shoal.machinery.store import (
     Put,
     Seen,
     Txn,
-    Write,
+    Unchanged,
     check_txn,
     conflict_of,
     prefix_end,
@@ -97,6 +95,9 @@ _OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_http_proxy", 0),
 )
+_PUT = kv_pb2.Event.PUT
+_MODIFIED, _CREATED = rpc_pb2.Compare.MOD, rpc_pb2.Compare.CREATE
+
 _HAS_LEADER = (("hasleader", "true"),)
 """Tells etcd to end a stream when its member has lost the quorum."""
 
@@ -175,18 +176,30 @@ class EtcdStore:
 
     async def commit(self, txn: Txn) -> int:
         check_txn(txn)
-        request = rpc_pb2.TxnRequest(
-            compare=[_compare(compare) for compare in txn.compares],
-            success=[_operation(write) for write in txn.writes],
-            failure=[_look(compare) for compare in txn.compares],
-        )
+        request = _request(txn)
         endpoint = self._pick()
         async with self._translated(endpoint):
             answer = await endpoint.kv.Txn(request, timeout=CALL_S)
-        if not answer.succeeded:
-            raise _conflict(txn.compares, [found.response_range.kvs for found in answer.responses])
         revision: int = answer.header.revision
+        if not answer.succeeded:
+            raise await self._refusal(txn.compares, revision)
         return revision
+
+    async def _refusal(self, compares: Sequence[Compare], revision: int) -> ShoalError:
+        """Return why a transaction was refused: what its compares saw, read at the revision they saw it at.
+
+        It is read only now. Reading it in the transaction itself would make each of them a third larger, and hardly
+        any is refused.
+        """
+        try:
+            answer = await self._look(compares, revision)
+        except ExpiredError:  # compacted in this very moment: what disagreed then still does, or is gone
+            answer = await self._look(compares, 0)
+        return _conflict(compares, [found.response_range.kvs for found in answer.responses])
+
+    async def _look(self, compares: Sequence[Compare], revision: int) -> Any:
+        request = rpc_pb2.TxnRequest(success=[_range_of(compare, revision) for compare in compares])
+        return await self._read(lambda each: each.kv.Txn(request, timeout=CALL_S))
 
     @asynccontextmanager
     async def watch(self, prefix: str, since: int) -> AsyncIterator[AsyncIterator[Batch]]:
@@ -418,10 +431,10 @@ class _Follower:
             if response is grpc.aio.EOF:
                 raise _BrokenError("etcd ended the stream")
             await self._check(response)
-            for revision, events in groupby(map(_event, response.events), attrgetter("revision")):
-                if revision > self._position:
-                    self._position = revision
-                    await self._deliver.send(Batch(revision, tuple(events)))
+            for batch in _batches(response.events):
+                if batch.revision > self._position:
+                    self._position = batch.revision
+                    await self._deliver.send(batch)
 
     async def _check(self, response: Any) -> None:
         """Raise if the watch cannot go on. etcd may say "canceled" in the same breath as "created"."""
@@ -589,9 +602,18 @@ def _item(found: Any) -> Item:
     return Item(found.key.decode(), found.value, found.mod_revision)
 
 
-def _event(event: Any) -> Event:
-    value = event.kv.value if event.type == kv_pb2.Event.PUT else None
-    return Event(event.kv.key.decode(), value, event.kv.mod_revision)
+def _batches(events: Iterable[Any]) -> Iterator[Batch]:
+    """Group a response's events, which come by revision."""
+    revision, found = 0, list[Event]()
+    for event in events:
+        kv = event.kv
+        if kv.mod_revision != revision:
+            if found:
+                yield Batch(revision, tuple(found))
+            revision, found = kv.mod_revision, []
+        found.append(Event(kv.key.decode(), kv.value if event.type == _PUT else None, revision))
+    if found:
+        yield Batch(revision, tuple(found))
 
 
 def _end(end: str) -> bytes:
@@ -599,41 +621,45 @@ def _end(end: str) -> bytes:
     return end.encode() or b"\0"
 
 
-def _operation(write: Write) -> Any:
-    if isinstance(write, Put):
-        put = rpc_pb2.PutRequest(key=write.key.encode(), value=write.value, lease=write.lease)
-        return rpc_pb2.RequestOp(request_put=put)
-    return rpc_pb2.RequestOp(request_delete_range=rpc_pb2.DeleteRangeRequest(key=write.key.encode()))
+def _request(txn: Txn) -> Any:
+    """Spell a transaction, each part in its place: parts that are made first are copied, at twice the price."""
+    request = rpc_pb2.TxnRequest()
+    for compare in txn.compares:
+        _spell_compare(request.compare.add(), compare)
+    for write in txn.writes:
+        operation = request.success.add()
+        if isinstance(write, Put):
+            put = operation.request_put
+            put.key, put.value = write.key.encode(), write.value
+            if write.lease:
+                put.lease = write.lease
+        else:
+            operation.request_delete_range.key = write.key.encode()
+    return request
 
 
-def _compare(compare: Compare) -> Any:
+def _spell_compare(found: Any, compare: Compare) -> None:
+    """Fill in a compare. Its result is EQUAL unless said otherwise."""
+    match compare:
+        case Unchanged(key, revision):
+            found.key, found.target, found.mod_revision = key.encode(), _MODIFIED, revision
+        case NoneUnder(prefix):
+            found.key, found.range_end = prefix.encode() or b"\0", _end(prefix_end(prefix))
+            found.target, found.create_revision = _CREATED, 0
+        case Exists(key):
+            found.key, found.target, found.create_revision = key.encode(), _CREATED, 0
+            found.result = rpc_pb2.Compare.GREATER
+        case CreatedAt(key, revision):  # 0 would hold where the key does not exist
+            found.key, found.target, found.create_revision = key.encode(), _CREATED, revision or -1
+
+
+def _range_of(compare: Compare, revision: int) -> Any:
+    """Read what a compare looked at, as it was at a revision (0 = as it is)."""
     if isinstance(compare, NoneUnder):
         start, end = compare.prefix.encode() or b"\0", _end(prefix_end(compare.prefix))
-        return rpc_pb2.Compare(
-            key=start, range_end=end, target=rpc_pb2.Compare.CREATE, result=rpc_pb2.Compare.EQUAL, create_revision=0
-        )
-    key = compare.key.encode()
-    if isinstance(compare, Exists):
-        return rpc_pb2.Compare(
-            key=key, target=rpc_pb2.Compare.CREATE, result=rpc_pb2.Compare.GREATER, create_revision=0
-        )
-    if isinstance(compare, CreatedAt):
-        created = compare.revision or -1  # 0 would hold where the key does not exist
-        return rpc_pb2.Compare(
-            key=key, target=rpc_pb2.Compare.CREATE, result=rpc_pb2.Compare.EQUAL, create_revision=created
-        )
-    return rpc_pb2.Compare(
-        key=key, target=rpc_pb2.Compare.MOD, result=rpc_pb2.Compare.EQUAL, mod_revision=compare.revision
-    )
-
-
-def _look(compare: Compare) -> Any:
-    """Read, in the same transaction, what a failed compare found."""
-    if isinstance(compare, NoneUnder):
-        start, end = compare.prefix.encode() or b"\0", _end(prefix_end(compare.prefix))
-        look = rpc_pb2.RangeRequest(key=start, range_end=end, limit=1, keys_only=True)
+        look = rpc_pb2.RangeRequest(key=start, range_end=end, limit=1, keys_only=True, revision=revision)
     else:
-        look = rpc_pb2.RangeRequest(key=compare.key.encode(), keys_only=True)
+        look = rpc_pb2.RangeRequest(key=compare.key.encode(), keys_only=True, revision=revision)
     return rpc_pb2.RequestOp(request_range=look)
 
 

@@ -75,13 +75,23 @@ def keys_for(controller: Controller[Any], changes: Iterable[Change], cache: Cach
     """Return the keys to look at after changes: those of the old and of the new objects."""
     found: dict[str, None] = {}
     for change in changes:
-        named, reached = controller.watches.get(change.kind), controller.reaches.get(change.kind)
+        kind = change.kind
+        named, reached = controller.watches.get(kind), controller.reaches.get(kind)
+        if (named is None and reached is None) or _is_ignored(controller, kind, change, cache):
+            continue
         for obj in (change.old, change.new):
             if obj is not None and named is not None:
                 found.update(dict.fromkeys(named(obj)))
             if obj is not None and reached is not None:
                 found.update(dict.fromkeys(reached(obj, cache)))
     return list(found)
+
+
+def _is_ignored(controller: Controller[Any], kind: type[Object], change: Change, cache: Cache) -> bool:
+    ignores = controller.ignores.get(kind)
+    if ignores is None or change.old is None or change.new is None:
+        return False
+    return ignores(change.old, change.new, cache)
 
 
 def all_keys(controller: Controller[Any], cache: Cache) -> list[str]:
