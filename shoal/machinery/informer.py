@@ -144,23 +144,25 @@ class Informer:
         if batch.revision < seen:
             return
         changes: list[Change] = []
-        for event in batch.events:
-            if event.revision > seen and keys.kind_at(event.key) in self._kinds:
-                changes += self._take(event)
+        for event in batch.events if batch.revision > seen else ():
+            kind = keys.kind_at(event.key)
+            if kind in self._kinds and (change := self._take(kind, event)) is not None:
+                changes.append(change)
         self._advance(prefix, batch.revision, changes)
         incarnation = self._incarnation_in_cache()
         if self._incarnation and incarnation != self._incarnation:
             raise ExpiredError(f"the cluster was restored: incarnation {incarnation}")
         self._incarnation = incarnation
 
-    def _take(self, event: Event) -> list[Change]:
-        if event.value is None:
+    def _take(self, kind: type[Object], event: Event) -> Change | None:
+        key, value, revision = event
+        if value is None:
             for deletions in self._deletions:
-                deletions[event.key] = event.revision
-            self.cache.unreadable.pop(event.key, None)
-            return _only(self.cache.set(event.key, None))
-        obj = self._decode(event.key, event.value, event.revision)
-        return _only(self.cache.set(event.key, obj)) if obj is not None else []
+                deletions[key] = revision
+            self.cache.unreadable.pop(key, None)
+            return self.cache.set(key, None)
+        obj = self._decode(kind, key, value, revision)
+        return self.cache.set(key, obj) if obj is not None else None
 
     def _advance(self, prefix: str, revision: int, changes: Sequence[Change]) -> None:
         self._seen[prefix] = revision
@@ -208,7 +210,7 @@ class Informer:
 
     def _incarnation_in(self, listing: Listing) -> str:
         item = next((item for item in listing.items if item.key == keys.CLUSTER), None)
-        cluster = self._decode(item.key, item.value, item.revision) if item is not None else None
+        cluster = self._decode(Cluster, item.key, item.value, item.revision) if item is not None else None
         return cluster.status.incarnation if isinstance(cluster, Cluster) else self._incarnation
 
     def _merge(self, prefix: str, listing: Listing, deletions: Mapping[str, int]) -> list[Change]:
@@ -219,8 +221,9 @@ class Informer:
         """
         changes: list[Change] = []
         for item in listing.items:
-            if keys.kind_at(item.key) in self._kinds and deletions.get(item.key, 0) < item.revision:
-                changes += self._take_item(item)
+            kind = keys.kind_at(item.key)
+            if kind in self._kinds and deletions.get(item.key, 0) < item.revision:
+                changes += _only(self._take_item(kind, item))
         listed = {item.key for item in listing.items}
         for key, revision in self._cached(prefix):
             if key not in listed and revision <= listing.revision:
@@ -229,21 +232,21 @@ class Informer:
             del self.cache.unreadable[key]
         return changes
 
-    def _take_item(self, item: Item) -> list[Change]:
-        kind = keys.kind_at(item.key)
-        cached = self.cache.get(kind, item.key) if kind is not None else None
+    def _take_item(self, kind: type[Object], item: Item) -> Change | None:
+        cached = self.cache.get(kind, item.key)
         if cached is not None and cached.metadata.resource_version >= item.revision:
-            return []
-        obj = self._decode(item.key, item.value, item.revision)
-        return _only(self.cache.set(item.key, obj)) if obj is not None else []
+            return None
+        obj = self._decode(kind, item.key, item.value, item.revision)
+        return self.cache.set(item.key, obj) if obj is not None else None
 
     def _replace(self, prefix: str, listing: Listing) -> None:
         """Take a list from another history, whose revisions cannot be compared with the cache's."""
         before = {key: self.cache.set(key, None) for key, _ in self._cached(prefix)}
         old = {key: change.old for key, change in before.items() if change is not None}
         for item in listing.items:
-            if keys.kind_at(item.key) in self._kinds:
-                self._take_item(item)
+            kind = keys.kind_at(item.key)
+            if kind in self._kinds:
+                self._take_item(kind, item)
         new = {
             key: self.cache.get(kind, key) for key, _ in self._cached(prefix) if (kind := keys.kind_at(key)) is not None
         }
@@ -306,11 +309,11 @@ class Informer:
                 DRIFT.inc(drift)
                 _log.warning("cache_mended", prefix=prefix, objects=drift, revision=self.cache.revision)
 
-    def _decode(self, key: str, value: bytes, revision: int) -> Object | None:
+    def _decode(self, kind: type[Object], key: str, value: bytes, revision: int) -> Object | None:
         """Return the object; None, reported once, if these bytes are none that belongs at this key."""
         try:
-            obj = codec.decode_at(key, value, revision)
-            if obj is not None and keys.key_of(obj) != key:
+            obj = codec.decode(kind, value, revision)
+            if keys.key_of(obj) != key:
                 raise ValueError(f"it says it belongs at {keys.key_of(obj)}")
         except (ValueError, msgspec.MsgspecError, RecursionError) as error:
             if key not in self.cache.unreadable:
