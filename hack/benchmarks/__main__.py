@@ -1,4 +1,4 @@
-"""Runs benchmarks and prints their figures: `hack/bench [replicas | placements | idle | names | power | hollow]…`."""
+"""Runs benchmarks and prints their figures: `hack/bench [replicas | placements | idle | names | rules | …]`."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from hack.benchmarks import hollow, idle, names, placements, power, replicas
+from hack.benchmarks import hollow, idle, names, placements, power, replicas, rules
 from hack.benchmarks.figures import Report, table
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="hack/bench", description=__doc__)
-    known = ["replicas", "placements", "idle", "names", "power", "hollow"]
+    known = ["replicas", "placements", "idle", "names", "rules", "power", "hollow"]
     parser.add_argument("what", nargs="*", choices=[*known, []], help="all, if none is named")
-    parser.add_argument("--rounds", type=int, default=5, help="of replicas and names, with their peers', and of power")
+    parser.add_argument("--rounds", type=int, default=5, help="of replicas, names and rules, and of power")
     parser.add_argument("--sizes", default="1000,3000,10000", help="of placements and hollow: numbers of tasks")
     parser.add_argument("--nodes", type=int, default=1000, help="of hollow (default 1000)")
     parser.add_argument("--seconds", type=float, default=60.0, help="of idling")
@@ -27,6 +27,7 @@ def main(arguments: list[str]) -> int:
         "placements": lambda: placements.run(sizes),
         "idle": lambda: idle.run(seconds=given.seconds),
         "names": lambda: names.run(rounds=given.rounds),
+        "rules": lambda: rules.run(rounds=given.rounds),
         "power": lambda: power.run(rounds=given.rounds),
         "hollow": lambda: hollow.run(given.nodes, sizes),
     }

@@ -11,7 +11,6 @@ engine is away, what is not its business is brought up to date without it.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 import anyio
@@ -22,12 +21,14 @@ from nodeagent.assignments import Assignments
 from nodeagent.engine.contract import Engine, EngineNetwork
 from nodeagent.network import commands, netlink, rules
 from nodeagent.network.docker_networks import OURS, DockerNetwork, abandoned, wanted
-from nodeagent.network.overlay import Overlay, changes, overlays, tunnel_name
+from nodeagent.network.overlay import changes, tunnel_name
+from nodeagent.network.scene import Scene, parts, picture, tunnels
 from nodeagent.network.sixes import address6, interface6
+from nodeagent.network.told import Told
 from nodeagent.ports import ContainerNetwork, NetworkEndpoint
 from nodeagent.tasks.container import NODE_LABEL
 from shoal.api.errors import DataplaneError, EngineError
-from shoal.api.objects import Attachment, Backend, ClusterSpec, Network, ServiceEndpoint, Task, TaskAddress
+from shoal.api.objects import Task, TaskAddress
 from shoal.api.states import Protocol
 from shoal.rules.addresses import without_mask
 from shoal.rules.networks import is_on_bridge, is_on_host
@@ -39,29 +40,6 @@ BRIDGE_WAIT_S = 30.0
 
 CHECK_AFTER_S = 20.0
 """Seconds after which all is compared with engine and kernel though nothing changed: mends what hands altered."""
-
-
-@dataclass(frozen=True)
-class _Told:
-    """What the assignments say of the network, by kind."""
-
-    networks: tuple[Network, ...]
-    attachments: tuple[Attachment, ...]
-    backends: tuple[Backend, ...]
-    endpoints: tuple[ServiceEndpoint, ...]
-    port: int
-    """UDP port of all tunnels."""
-
-    @staticmethod
-    def by(assignments: Assignments) -> _Told:
-        cluster = assignments.cluster()
-        return _Told(
-            networks=tuple(assignments.of(Network).values()),
-            attachments=tuple(assignments.of(Attachment).values()),
-            backends=tuple(assignments.of(Backend).values()),
-            endpoints=tuple(assignments.of(ServiceEndpoint).values()),
-            port=(cluster.spec if cluster is not None else ClusterSpec()).data_path_port,
-        )
 
 
 class NodeNetwork:
@@ -81,17 +59,19 @@ class NodeNetwork:
         """The engine's networks are as wanted, as far as it could be asked."""
         self._incomplete: dict[str, tuple[Task, int]] = {}
         """Tasks, by uid, with a process of each, whose containers were found running before their network was ready."""
-        self._overlays: Mapping[str, Overlay] | None = None
-        """What the kernel's tunnels are; None = not known, and they are read."""
-        self._picture: rules.Picture | None = None
-        """What the rules say; None = they are not known, and are written anew."""
+        self._told = Told()
+        """What was told last, whether or not it is in force."""
+        self._tunnelled: Scene | None = None
+        """What the kernel's tunnels are made from; None = that is not known, and they are read."""
+        self._ruled: Scene | None = None
+        """What the rules are made from; None = that is not known, and they are written anew."""
         self._turned_back: frozenset[int] = frozenset()
         """Ports of bridges that were seen to send back what came by them; seen anew with every comparison."""
-        self._served: rules.Picture | None = None
-        """The last picture in force, kept while rules are written anew; None = this process has made none yet."""
+        self._served: Scene | None = None
+        """What the last rules in force were made from, also while they are written anew; None = there were none yet."""
         self._stale_flows: set[IPv4Address | int] = set()
         """Addresses that serve no more, and ports that do so again: their tracked flows have yet to be forgotten."""
-        self._in_force: _Told | None = None
+        self._in_force: Told | None = None
         """What was told that the last pass brought into force; None = it did not come to its end."""
         self._checked_at = float("-inf")
         self._changed = anyio.Event()
@@ -149,17 +129,17 @@ class NodeNetwork:
             return  # nothing is known: what is in force stays
         async with self._lock:
             self._forget_what_is_old()
-            told = _Told.by(assignments)
+            told = self._told = self._told.after(assignments)
             if self._is_in_force(told):
                 return
             self._in_force = None
-            found = wanted(told.networks, told.attachments, self._node_uid, has_ipv6=commands.has_ipv6())
+            found = wanted(told.frame.networks, told.frame.attachments, self._node_uid, has_ipv6=commands.has_ipv6())
             await self._ensure_bridges({network.uid: network for network in found})
             interfaces = netlink.link_names()
-            here = tuple(network for network in found if network.bridge in interfaces)
-            await self._ensure_tunnels(here, told)
-            await self._ensure_rules(self._desired(here, told))
-            self._announce(here)
+            scene = Scene(tuple(network for network in found if network.bridge in interfaces), told)
+            await self._ensure_tunnels(scene)
+            await self._ensure_rules(scene)
+            self._announce(scene.here)
             await self._complete_found()
             self._in_force = told
 
@@ -174,12 +154,12 @@ class NodeNetwork:
 
     def _forget_what_is_old(self) -> None:
         if anyio.current_time() - self._checked_at > CHECK_AFTER_S:
-            self._picture = self._overlays = None
+            self._ruled = self._tunnelled = None
             self._turned_back = frozenset()
             self._is_engine_asked, self._in_force = False, None
             self._checked_at = anyio.current_time()
 
-    def _is_in_force(self, told: _Told) -> bool:
+    def _is_in_force(self, told: Told) -> bool:
         """Nothing of the network changed since the last pass, and that has left nothing undone."""
         is_whole = self._is_engine_asked and not (self._troubles or self._tunnel_troubles or self._stale_flows)
         return is_whole and self._in_force == told
@@ -256,25 +236,22 @@ class NodeNetwork:
             except EngineError as error:
                 log.debug("bridge_kept", network=network.name, reason=str(error))
 
-    async def _ensure_tunnels(self, here: Collection[DockerNetwork], told: _Told) -> None:
-        uids = {network.uid for network in here}
-        networks = tuple(network for network in told.networks if network.metadata.uid in uids)
-        six = _six(here)
-        want = overlays(networks, told.attachments, told.backends, told.endpoints, self._node_uid, told.port, six)
-        is_look = self._overlays is None
-        have = self._overlays if self._overlays is not None else await to_thread.run_sync(netlink.read)
+    async def _ensure_tunnels(self, scene: Scene) -> None:
+        before = self._tunnelled
+        was, now = parts(before, scene) if before is not None else (Scene(), scene)
+        have = tunnels(was, self._node_uid) if before is not None else await to_thread.run_sync(netlink.read)
         self._tunnel_troubles = {}
-        if todo := changes(have, want):
-            self._overlays = None
+        if todo := changes(have, tunnels(now, self._node_uid)):
+            self._tunnelled = None
             refused = await to_thread.run_sync(netlink.apply, todo)
             if refused:
-                self._note_refused(refused, here)
+                self._note_refused(refused, scene.here)
                 return
-            if is_look and self._served is not None:
+            if before is None and self._served is not None:
                 log.info("tunnels_mended", changes=len(todo))
             else:
                 log.debug("tunnels_changed", changes=len(todo))
-        self._overlays = want
+        self._tunnelled = scene
 
     def _note_refused(self, refused: Mapping[str, DataplaneError], here: Iterable[DockerNetwork]) -> None:
         """A tunnel that the kernel refuses keeps its network's new tasks waiting, and nothing else."""
@@ -283,54 +260,41 @@ class NodeNetwork:
         devices = {network.uid: tunnel_name(network.uid) for network in here}
         self._tunnel_troubles = {uid: str(refused[name]) for uid, name in devices.items() if name in refused}
 
-    def _desired(self, here: Collection[DockerNetwork], told: _Told) -> rules.Picture:
-        bridges = {network.uid: network.bridge for network in here}
-        ingress = next((n.metadata.uid for n in told.networks if n.spec.ingress and n.metadata.uid in bridges), "")
-        return rules.Picture(
-            ports=rules.published_ports(told.endpoints, told.backends, ingress) if ingress else {},
-            vips=rules.virtual_ips(told.endpoints, told.backends, bridges),
-            bridges=tuple(sorted((network.bridge, network.subnet) for network in here)),
-            peers=rules.peers(told.attachments, ingress, self._node_uid) if ingress else {},
-            near=rules.near_addresses(told.backends, self._node_uid),
-            six=_six(here),
-        )
-
-    async def _ensure_rules(self, picture: rules.Picture) -> None:
+    async def _ensure_rules(self, scene: Scene) -> None:
         """Ports of containers turn back before a rule can send a container to itself."""
-        old = self._picture
-        if picture.bridges and (old is None or not old.bridges):
-            await commands.ensure_forwarding(has_ipv6=bool(picture.six))
-        if old is None or picture.near - old.near:
-            bridges = tuple(bridge for bridge, _ in picture.bridges)
+        before = self._ruled
+        was, now = parts(before, scene) if before is not None else (Scene(), scene)
+        old, new = picture(was, self._node_uid), picture(now, self._node_uid)
+        if new.bridges and not old.bridges:
+            await commands.ensure_forwarding(has_ipv6=bool(new.six))
+        if before is None or new.near - old.near:
+            bridges = tuple(bridge for bridge, _ in new.bridges)
             self._turned_back = await to_thread.run_sync(netlink.turn_back, bridges, self._turned_back)
-        script = rules.full(picture) if old is None else rules.delta(old, picture)
+        script = rules.full(new) if before is None else rules.delta(old, new)
         if script:
-            self._picture = None
+            self._ruled = None
             await commands.apply_nft(script)
-        self._picture = picture
-        await self._forget_flows(picture)
+        self._ruled = scene
+        await self._forget_flows(scene)
 
-    async def _forget_flows(self, picture: rules.Picture) -> None:
+    async def _forget_flows(self, scene: Scene) -> None:
         """Forget UDP flows to what serves no more, also to what vanished while no agent ran; a failure is made up.
 
         Rules are in force before: what is forgotten is tracked anew as they say.
         """
         if self._served is not None:
-            self._stale_flows |= rules.vanished(self._served, picture, Protocol.UDP)
-            self._stale_flows |= rules.appeared(self._served, picture, Protocol.UDP)
-        elif picture.bridges:
-            self._stale_flows |= rules.strangers(await commands.udp_flow_targets(), picture, Protocol.UDP)
-        self._served = picture
+            old, new = (picture(part, self._node_uid) for part in parts(self._served, scene))
+            self._stale_flows |= rules.vanished(old, new, Protocol.UDP)
+            self._stale_flows |= rules.appeared(old, new, Protocol.UDP)
+        elif scene.here:
+            whole = picture(scene, self._node_uid)
+            self._stale_flows |= rules.strangers(await commands.udp_flow_targets(), whole, Protocol.UDP)
+        self._served = scene
         for stale in sorted(self._stale_flows, key=int):
             await commands.forget_udp_flows(stale)
-            if picture.six:
-                await commands.forget_udp_flows(_stale6(stale, picture.six), family="ipv6")
+            if scene.six:
+                await commands.forget_udp_flows(_stale6(stale, scene.six), family="ipv6")
             self._stale_flows.discard(stale)
-
-
-def _six(here: Iterable[DockerNetwork]) -> str:
-    """Return the uid of the network that has an IPv6 side on this node, "" if none has."""
-    return next((network.uid for network in here if network.gateway6), "")
 
 
 def _stale6(stale: IPv4Address | int, six: str) -> IPv6Address | int:

@@ -6,12 +6,29 @@ from ipaddress import IPv4Address
 
 import pytest
 
+from nodeagent.assignments import Assignments
 from nodeagent.engine.fake import FakeEngine
 from nodeagent.network import commands
+from nodeagent.network.docker_networks import DockerNetwork
 from nodeagent.network.network import NodeNetwork
-from nodeagent.network.rules import Picture, PortKey, Target, strangers
+from nodeagent.network.rules import Picture, strangers
+from nodeagent.network.scene import Scene
+from nodeagent.network.told import Told
 from shoal.api.errors import DataplaneError
+from shoal.api.meta import Meta, Ref
+from shoal.api.objects import (
+    Backend,
+    BackendSpec,
+    BackendStatus,
+    EndpointSpec,
+    Network,
+    NetworkSpec,
+    ServiceEndpoint,
+    TaskAddress,
+)
 from shoal.api.states import Protocol
+from shoal.api.template import Port
+from shoal.rules.addresses import mac_of
 from tests.support.kernel import Kernel
 
 ONE, TWO = IPv4Address("10.0.0.3"), IPv4Address("10.0.0.4")
@@ -27,49 +44,66 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     return Kernel(tracked={ONE, TWO}).install(monkeypatch)
 
 
-def picture(*addresses: IPv4Address) -> Picture:
-    targets = tuple(Target(address, 53) for address in addresses)
-    return Picture({PortKey(Protocol.UDP, 53): targets}, bridges=(("shb-a", "10.0.0.0/24"),))
+INGRESS = Ref("ingress", "a")
+HERE = (DockerNetwork("a", "shoal-ingress", "shb-a", "10.0.0.0/24", "10.0.0.2"),)
+
+
+def scene(*addresses: IPv4Address) -> Scene:
+    """A service that publishes UDP port 53, with ready backends at these addresses."""
+    web = Ref("web", "web")
+    endpoint = EndpointSpec(web, ports=(Port(53, 53, protocol=Protocol.UDP),))
+    specs = {
+        f"t{one}": BackendSpec(
+            web, Ref(f"web.{one}", f"t{one}"), Ref("n2", "n2"), (TaskAddress(INGRESS, f"{one}/24", mac_of(f"{one}")),)
+        )
+        for one in addresses
+    }
+    objects = (
+        Network(metadata=Meta(name="ingress", uid="a"), spec=NetworkSpec(ingress=True)),
+        ServiceEndpoint(metadata=Meta(name="web"), spec=endpoint),
+        *(Backend(metadata=Meta(name=t), spec=spec, status=BackendStatus(ready=True)) for t, spec in specs.items()),
+    )
+    return Scene(HERE, Told().after(Assignments().replaced(objects, 1)))
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("rewritten", [False, True], ids=["rules are changed", "rules are written anew"])
 async def test_flows_to_a_vanished_backend_are_forgotten(kernel: Kernel, rewritten: bool) -> None:
     network = NodeNetwork(FakeEngine(), "n1")
-    await network._ensure_rules(picture(ONE, TWO))
+    await network._ensure_rules(scene(ONE, TWO))
     if rewritten:
-        network._picture = None
-    await network._ensure_rules(picture(TWO))
+        network._ruled = None
+    await network._ensure_rules(scene(TWO))
     assert kernel.tracked == {TWO}
 
 
 @pytest.mark.anyio
 async def test_flows_begun_to_a_port_while_nothing_served_it_are_forgotten_when_something_does(kernel: Kernel) -> None:
     network = NodeNetwork(FakeEngine(), "n1")
-    await network._ensure_rules(picture(ONE, TWO))
-    await network._ensure_rules(Picture(bridges=(("shb-a", "10.0.0.0/24"),)))
+    await network._ensure_rules(scene(ONE, TWO))
+    await network._ensure_rules(scene())
     kernel.tracked.add(53)
-    await network._ensure_rules(Picture(bridges=(("shb-a", "10.0.0.0/24"),)))
+    await network._ensure_rules(scene())
     assert 53 in kernel.tracked
-    await network._ensure_rules(picture(TWO))
+    await network._ensure_rules(scene(TWO))
     assert 53 not in kernel.tracked
 
 
 @pytest.mark.anyio
 async def test_flows_to_a_backend_that_vanished_while_no_agent_ran_are_forgotten(kernel: Kernel) -> None:
-    await NodeNetwork(FakeEngine(), "n1")._ensure_rules(picture(TWO))
+    await NodeNetwork(FakeEngine(), "n1")._ensure_rules(scene(TWO))
     assert kernel.tracked == {TWO}
 
 
 @pytest.mark.anyio
 async def test_flows_that_could_not_be_forgotten_are_forgotten_with_the_next_pass(kernel: Kernel) -> None:
     network = NodeNetwork(FakeEngine(), "n1")
-    await network._ensure_rules(picture(ONE, TWO))
+    await network._ensure_rules(scene(ONE, TWO))
     kernel.is_stubborn = True
     with pytest.raises(DataplaneError):
-        await network._ensure_rules(picture(TWO))
+        await network._ensure_rules(scene(TWO))
     kernel.is_stubborn = False
-    await network._ensure_rules(picture(TWO))
+    await network._ensure_rules(scene(TWO))
     assert kernel.tracked == {TWO}
 
 
@@ -78,7 +112,7 @@ def test_conntracks_listing_tells_who_answers() -> None:
 
 
 def test_flows_outside_the_mesh_are_others() -> None:
-    assert strangers([ONE, IPv4Address("10.9.0.7")], picture()) == {ONE}
+    assert strangers([ONE, IPv4Address("10.9.0.7")], Picture(bridges=(("shb-a", "10.0.0.0/24"),))) == {ONE}
 
 
 INSIDE = """[
