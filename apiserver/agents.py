@@ -12,7 +12,7 @@ from aiohttp import web
 from msgspec import Struct
 
 from apiserver import wire
-from apiserver.assignments import Picture, Pictures, for_agents
+from apiserver.assignments import Blocks, Picture, Pictures, for_agents
 from apiserver.mirror import Mirror
 from apiserver.objects import json_response, stream
 from apiserver.presence import Presences
@@ -81,7 +81,7 @@ class Agents:
         self._clock = clock
         self._mirror, self._writer, self._writes, self._presences = mirror, writer, writes, presences
         self._requests, self._recorder, self._vault, self._bookmark_s = requests, recorder, vault, bookmark_s
-        self._pictures = Pictures()
+        self._pictures, self._blocks = Pictures(), Blocks()
         self._streams: dict[Picture, Outbox] = {}
         self._managers: tuple[str, ...] = ()
         """Where API servers answer other hosts."""
@@ -120,8 +120,9 @@ class Agents:
         try:
             hello = self._hello_for(node, is_local)
             yield wire.encode(hello) + b"\n"
-            found = self._bodies(picture.complete(self._mirror.cache))
-            yield b'{"type":"complete","revision":%d,"objects":[%b]}\n' % (self._version(), b",".join(found))
+            alike, more = picture.complete(self._mirror.cache, self._blocks, self._body)
+            found = b",".join([*([alike] if alike else []), *self._bodies(more)])
+            yield b'{"type":"complete","revision":%d,"objects":[%b]}\n' % (self._version(), found)
             while True:
                 if not picture.is_behind and not outbox.lines:
                     with anyio.move_on_after(self._bookmark_s):
@@ -192,7 +193,9 @@ class Agents:
 
     def changed(self, revision: int, changes: Sequence[Change], is_new: bool) -> None:
         """Wake the streams that these changes concern; another store ends them all, for agents to begin anew."""
+        self._blocks.offer(changes)
         if is_new:
+            self._blocks.forget()
             self._epoch += 1
             for outbox in self._streams.values():
                 outbox.woken.set()

@@ -12,7 +12,7 @@ so that a task's change costs work for its node alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -99,13 +99,62 @@ def _uid_at(cache: Cache, key: str) -> str:
 
 def wanted(cache: Cache, node_uid: str, networks: frozenset[str]) -> set[str]:
     """Return the keys of everything a node is told."""
+    return own(cache, node_uid) | alike(cache, networks)
+
+
+def own(cache: Cache, node_uid: str) -> set[str]:
+    """Return the keys of what a node is told of itself."""
     found: set[str] = {keys.CLUSTER, keys.node(node_uid)} | files_of(cache, node_uid)
     found |= cache.by(TASKS_BY_NODE, node_uid).keys() | cache.by(BACKENDS_BY_NODE, node_uid).keys()
+    return {key for key in found if (kind := keys.kind_at(key)) is not None and cache.get(kind, key) is not None}
+
+
+def alike(cache: Cache, networks: frozenset[str]) -> set[str]:
+    """Return the keys of what all nodes on the same networks are told."""
+    found: set[str] = set()
     for uid in networks:
         found |= of_network(cache, uid)
     for key, endpoint in cache.by(PUBLISHED_ENDPOINTS, "").items():
         found |= {key} | cache.by(BACKENDS_BY_SERVICE, endpoint.spec.service.uid).keys()
-    return {key for key in found if (kind := keys.kind_at(key)) is not None and cache.get(kind, key) is not None}
+    return found
+
+
+_ALIKE: Final = frozenset((o.Network, o.Attachment, o.ServiceEndpoint, o.Backend))
+"""The kinds of what `alike` finds."""
+
+MOST_BLOCKS: Final = 8
+"""Sets of networks whose objects are kept together: most nodes are on the mesh's alone."""
+
+
+class Block(msgspec.Struct, frozen=True):
+    """What all nodes on the same networks are told: each key's version, and all of it as it is sent."""
+
+    versions: dict[str, int]
+    body: bytes
+
+
+class Blocks:
+    """What many nodes are told alike, gathered once: a thousand that come at once are each told of all the others."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[frozenset[str], Block] = {}
+
+    def offer(self, changes: Sequence[Change]) -> None:
+        """Forget what was gathered before these changes, if they concern it."""
+        if self._blocks and any(change.kind in _ALIKE for change in changes):
+            self.forget()
+
+    def forget(self) -> None:
+        self._blocks.clear()
+
+    def get(self, cache: Cache, networks: frozenset[str], body_of: Callable[[str], bytes]) -> Block:
+        found = self._blocks.get(networks)
+        if found is None:
+            told = sent_first(alike(cache, networks))
+            found = Block({key: _version(cache, key) for key in told}, b",".join(map(body_of, told)))
+            if len(self._blocks) < MOST_BLOCKS:
+                self._blocks[networks] = found
+        return found
 
 
 def of_network(cache: Cache, uid: str) -> set[str]:
@@ -165,12 +214,14 @@ class Picture:
         self.others_moved = False
         """Something is routed otherwise, here or elsewhere: the node must say how far it is, even if told nothing."""
 
-    def complete(self, cache: Cache) -> list[str]:
-        """Return the keys of one complete set, dependencies first."""
+    def complete(self, cache: Cache, blocks: Blocks, body_of: Callable[[str], bytes]) -> tuple[bytes, list[str]]:
+        """Return one complete set: what it is told as others are, as it is sent; and the keys of what is its own."""
         self.networks, self.files = networks_of(cache, self.node_uid), files_of(cache, self.node_uid)
-        self._sent = {key: _version(cache, key) for key in wanted(cache, self.node_uid, self.networks)}
+        block = blocks.get(cache, self.networks, body_of)
+        more = own(cache, self.node_uid) - block.versions.keys()
+        self._sent = block.versions | {key: _version(cache, key) for key in more}
         self._forget()
-        return sent_first(self._sent)
+        return block.body, sent_first(more)
 
     def offer(self, change: Change) -> None:
         """Note a change that may concern this node."""

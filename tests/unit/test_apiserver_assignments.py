@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apiserver.assignments import Picture, Pictures, networks_of, wanted
+from apiserver.assignments import Blocks, Picture, Pictures, networks_of, wanted
 from apiserver.mirror import INDEXES
 from shoal.api import keys
 from shoal.api import objects as o
@@ -34,14 +34,19 @@ class Stage:
 
     def __init__(self) -> None:
         self.cache = Cache(INDEXES)
-        self.pictures = Pictures()
+        self.pictures, self.blocks = Pictures(), Blocks()
         self.picture = {node.metadata.uid: Picture(node.metadata.uid) for node in NODES}
         self.told: dict[str, dict[str, int]] = {}
         for obj in (make_cluster(), *NODES, *NETWORKS):
             self.write(obj)
         for uid, picture in self.picture.items():
-            self.told[uid] = {key: self.version(key) for key in picture.complete(self.cache)}
+            self.told[uid] = {key: self.version(key) for key in self.complete(picture)}
             self.pictures.add(picture)
+
+    def complete(self, picture: Picture) -> list[str]:
+        """Return the keys of a complete set, as a connected node gets it."""
+        alike, more = picture.complete(self.cache, self.blocks, str.encode)
+        return [*(alike.decode().split(",") if alike else ()), *more]
 
     def version(self, key: str) -> int:
         kind = keys.kind_at(key)
@@ -53,6 +58,7 @@ class Stage:
         self.cache.revision += 1
         new = None if remove else with_meta(obj, resource_version=self.cache.revision)
         change = self.cache.set(keys.key_of(obj), new)
+        self.blocks.offer([change] if change is not None else [])
         return self.pictures.offer([change]) if change is not None else (set(), set())
 
     def flush(self) -> None:
@@ -133,6 +139,40 @@ def test_increments_add_up_to_the_whole_whatever_changes_and_whenever_it_is_told
     stage.flush()
     for uid in stage.told:
         assert stage.told[uid] == stage.whole(uid)
+
+
+@settings(max_examples=150)
+@given(st.lists(st.tuples(OBJECTS, st.booleans(), st.booleans()), max_size=25))
+def test_a_node_that_connects_at_any_time_is_told_the_whole_once(
+    steps: list[tuple[o.Object, bool, bool]],
+) -> None:
+    stage = Stage()
+    for obj, remove, connects in steps:
+        stage.write(obj, remove=remove)
+        if connects:
+            for node in NODES:
+                told = stage.complete(Picture(node.metadata.uid))
+                assert sorted(told) == sorted(stage.whole(node.metadata.uid))
+
+
+def test_what_many_nodes_are_told_alike_is_gathered_once_until_it_changes() -> None:
+    stage, gathered = Stage(), []
+
+    def body_of(key: str) -> bytes:
+        gathered.append(key)
+        return key.encode()
+
+    stage.write(attachment_of(0, 0))
+    for node in NODES:
+        Picture(node.metadata.uid).complete(stage.cache, stage.blocks, body_of)
+    attachment = keys.key_of(attachment_of(0, 0))
+    assert gathered.count(attachment) == 1
+    stage.write(task_of(0, 1, 0, 0, None))
+    Picture(NODES[0].metadata.uid).complete(stage.cache, stage.blocks, body_of)
+    assert gathered.count(attachment) == 1, "a task is no node's but its own"
+    stage.write(attachment_of(0, 0))
+    Picture(NODES[0].metadata.uid).complete(stage.cache, stage.blocks, body_of)
+    assert gathered.count(attachment) == 2
 
 
 def test_a_task_wakes_the_nodes_it_was_and_is_on_and_no_other() -> None:
@@ -230,7 +270,7 @@ def test_one_changed_backend_costs_the_same_however_many_there_are(services: int
             backends.append(backend_of(make_task(service, slot, node=NODES[1], addresses=(address,))))
             cache.set(keys.key_of(backends[-1]), with_meta(backends[-1], resource_version=1))
     picture, pictures = Picture(node.metadata.uid), Pictures()
-    picture.complete(cache)
+    picture.complete(cache, Blocks(), str.encode)
     pictures.add(picture)
     cache.asked = 0
     changed = with_meta(msgspec.structs.replace(backends[3], status=o.BackendStatus(False)), resource_version=2)

@@ -11,7 +11,7 @@ import pytest
 from apiserver.admission import Admission, View
 from apiserver.admit_file import admit_file, admit_file_delete
 from apiserver.admit_service import admit_service, admit_service_delete
-from apiserver.assignments import Picture, Pictures
+from apiserver.assignments import Blocks, Picture, Pictures
 from apiserver.mirror import INDEXES
 from apiserver.references import MAX_USES
 from apiserver.vault import Vault, shown
@@ -220,7 +220,7 @@ class Told:
         self.pictures = Pictures()
         self.picture = {node.metadata.name: Picture(node.metadata.uid) for node in (N1, N2)}
         for picture in self.picture.values():
-            picture.complete(self.store.cache)
+            picture.complete(self.store.cache, Blocks(), str.encode)
             self.pictures.add(picture)
         self.service = make_service(
             secrets=(FileUse("db", uid=self.uids["secret"]),), configs=(FileUse("site", uid=self.uids["config"]),)
@@ -263,7 +263,7 @@ def test_files_leave_the_node_with_the_last_task_that_needs_them(state: TaskStat
     told.take()
     told.task(state, desired)
     assert told.take() == (["tasks"], ["configs", "secrets"])
-    assert told.picture["n1"].complete(told.store.cache)
+    told.picture["n1"].complete(told.store.cache, Blocks(), str.encode)
     assert told.picture["n1"].files == frozenset()
 
 
