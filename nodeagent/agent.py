@@ -27,7 +27,7 @@ from nodeagent.client import ApiClient, Message, period_of
 from nodeagent.engine.contract import Engine
 from nodeagent.mounts.files import TaskFiles
 from nodeagent.ports import NetworkPort
-from nodeagent.reading import read_objects
+from nodeagent.reading import Reader, read_objects
 from nodeagent.reporter import Reporter
 from nodeagent.tasks.container import NODE_LABEL, Identity
 from nodeagent.tasks.crew import Crew
@@ -87,8 +87,9 @@ class Agent:
         run_dir: Path,
         address: str = "",
         save_every_s: float = SAVE_EVERY_S,
+        read: Reader = read_objects,
     ) -> None:
-        self._save_every_s = save_every_s
+        self._save_every_s, self._read = save_every_s, read
         self._node_uid, self._engine, self._network, self._api, self._clock = node_uid, engine, network, api, clock
         self._folder = state_dir / "agent"
         self._files = TaskFiles(run_dir / "files")
@@ -162,7 +163,7 @@ class Agent:
             case "complete":
                 self._take_complete(message)
             case "update":
-                put, _ = read_objects(message.put)
+                put, _ = self._read(message.put)
                 before, moved = self._assignments.objects, {*map(key_of, put), *message.delete}
                 self._is_awaited |= any(map(_is_draining, put))
                 is_network = bool(message.delete) or any(moves_network(before.get(key_of(obj)), obj) for obj in put)
@@ -196,7 +197,7 @@ class Agent:
             raise UnavailableError(
                 f"the API server is at revision {message.revision}, behind {self._assignments.revision}"
             )
-        objects, unreadable = read_objects(message.objects)
+        objects, unreadable = self._read(message.objects)
         kept = (self._assignments.objects.get(key) for key in sorted(unreadable))
         objects += [obj for obj in kept if obj is not None]
         assignments = Assignments().replaced(objects, message.revision)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 import structlog
 
 from shoal.api import codec, keys
 from shoal.api.objects import KINDS, Object, Task
+
+Reader = Callable[[Iterable[msgspec.Raw]], tuple[list[Object], frozenset[str]]]
+"""What `read_objects` is, and whatever does the same."""
 
 log = structlog.get_logger()
 

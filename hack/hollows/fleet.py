@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +18,16 @@ from typing import Final
 
 import anyio
 import click
+import msgspec
 from prometheus_client import REGISTRY, Counter, Gauge
 
 from hack.hollows.engine import HollowEngine, HollowNetwork
 from nodeagent.agent import Agent
 from nodeagent.client import ApiClient, Message
+from nodeagent.reading import read_objects
 from nodeagent.tls import NodeTls
 from shoal.api.errors import ShoalError
+from shoal.api.objects import Object
 from shoal.api.states import Availability
 from shoal.api.tokens import Token, parse_token
 from shoal.host.joining import Newcomer, Remote, join, parse_remote, say_goodbye
@@ -41,6 +44,9 @@ AGAIN_S: Final = 0.5
 SAVE_EVERY_S: Final = 60.0
 """Seconds between two times that a hollow node stores its assignments: hosts do it every second, each on a disk and a
 processor of its own, and of five hundred in one process that alone would be half the work."""
+
+MOST_KNOWN: Final = 50_000
+"""Objects that are remembered, to be read once for all nodes of a process."""
 
 GOODBYE_S: Final = 20.0
 """Seconds that all nodes of a process have to leave the cluster."""
@@ -79,12 +85,36 @@ class CountingClient(ApiClient):
 
 def _count(message: Message) -> None:
     MESSAGES.labels(message.type).inc()
-    objects = [memoryview(raw) for raw in (*message.objects, *message.put)]
+    objects = [bytes(raw) for raw in (*message.objects, *message.put)]
     BYTES.labels(message.type).inc(sum(map(len, objects)))
-    tasks = sum(raw.tobytes().startswith(_TASK) and _ASSIGNED in raw.tobytes() for raw in objects)
+    tasks = sum(body.startswith(_TASK) and _ASSIGNED in body for body in objects)
     if tasks:
         TASKS.inc(tasks)
         LAST_TASK.set(time.monotonic())
+
+
+class SharedReader:
+    """Reads each object once for all nodes of the process: they are told the same of each other, and change nothing."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, Object] = {}
+
+    def __call__(self, raws: Iterable[msgspec.Raw]) -> tuple[list[Object], frozenset[str]]:
+        objects: list[Object] = []
+        unreadable: set[str] = set()
+        for raw in raws:
+            body = bytes(raw)
+            found = self._known.get(body)
+            if found is not None:
+                objects.append(found)
+                continue
+            read, failed = read_objects([raw])
+            objects += read
+            unreadable |= failed
+            if len(self._known) >= MOST_KNOWN:
+                self._known.clear()
+            self._known.update((body, obj) for obj in read)
+        return objects, frozenset(unreadable)
 
 
 @dataclass(frozen=True)
@@ -118,6 +148,7 @@ class Fleet:
         self._remote, self._token, self._nodes = remote, token, nodes
         self._joining = anyio.CapacityLimiter(JOINING)
         self._members: dict[str, Hollow] = {}
+        self._read = SharedReader()
 
     def trouble(self) -> str:
         connected = int(REGISTRY.get_sample_value("hollow_nodes_connected") or 0)
@@ -149,6 +180,7 @@ class Fleet:
                 run_dir=node.folder / "run",
                 address=node.address,
                 save_every_s=SAVE_EVERY_S,
+                read=self._read,
             )
             await agent.run()
 
