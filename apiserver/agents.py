@@ -9,6 +9,7 @@ import anyio
 import msgspec
 import structlog
 from aiohttp import web
+from anyio.abc import TaskGroup
 from msgspec import Struct
 
 from apiserver import wire
@@ -22,7 +23,7 @@ from apiserver.vault import SEALED, Vault
 from apiserver.writes import Writes
 from shoal.api import codec, keys
 from shoal.api import objects as o
-from shoal.api.errors import Fault, InvalidError, NotFoundError
+from shoal.api.errors import Fault, InvalidError, NotFoundError, ShoalError
 from shoal.api.meta import Meta, Owner
 from shoal.api.states import Role
 from shoal.machinery.cache import Change
@@ -52,6 +53,13 @@ class Report(Struct, frozen=True, rename="camel"):
     address: str = ""
 
 
+class Line(Struct, frozen=True):
+    """A report that comes down the stream; its receipt carries the same number."""
+
+    id: str
+    report: Report
+
+
 class Told(Struct, frozen=True):
     """An event an agent wants told."""
 
@@ -62,6 +70,7 @@ class Told(Struct, frozen=True):
 
 
 _reports = msgspec.json.Decoder(Report, dec_hook=codec.dec_hook)
+_lines = msgspec.json.Decoder(Line, dec_hook=codec.dec_hook)
 _told = msgspec.json.Decoder(list[Told])
 
 
@@ -95,23 +104,56 @@ class Agents:
         await self._mirror.fresh()
         self._node(node)
         is_local = request.transport is None or request.transport.get_extra_info("sslcontext") is None
-        return await stream(request, self._messages(node, is_local), lambda line: self._heard(node, line.strip()))
+        outbox = Outbox()
+        async with anyio.create_task_group() as group:
+            response = await stream(
+                request,
+                self._messages(node, is_local, outbox),
+                lambda line: self._heard(node, line.strip(), outbox, group),
+            )
+            group.cancel_scope.cancel()
+        return response
 
-    def _heard(self, node: str, line: bytes) -> None:
-        """Take a beat that came down the stream, perhaps with how far the node is programmed.
+    def _heard(self, node: str, line: bytes, outbox: Outbox, group: TaskGroup) -> None:
+        """Take what came down the stream: a beat, perhaps with how far the node is programmed; or a report.
 
         One of a node that was just removed counts no more.
         """
-        if not self._is_gone(node):
+        if self._is_gone(node):
+            return
+        if line.startswith(b"{"):
+            if not outbox.is_reporting:  # an agent waits for one receipt before it says more
+                outbox.is_reporting = True
+                group.start_soon(self._take_report, node, line, outbox)
+        else:
             self._beat(node, int(line) if line.isdigit() and len(line) <= _DIGITS else None)
+
+    async def _take_report(self, node: str, line: bytes, outbox: Outbox) -> None:
+        """Take a report and send its receipt; where that fails, the agent is told why and says it again."""
+        try:
+            told = _lines.decode(line)
+        except (ValueError, RecursionError) as error:
+            log.warning("report_unreadable", node=node, reason=str(error))
+            outbox.is_reporting = False
+            return
+        try:
+            receipt = await self._reported(node, told.report)
+        except ShoalError as error:
+            receipt = {"failed": str(error)}
+        finally:
+            outbox.is_reporting = False
+        outbox.put({"type": "receipt", "id": told.id, **receipt})
 
     def _beat(self, node: str, applied: int | None) -> None:
         mirror = self._mirror
         self._presences.beat(node, min(applied - mirror.base, mirror.revision) if applied is not None else None)
 
-    async def _messages(self, node: str, is_local: bool) -> AsyncGenerator[bytes, None]:
-        """Yield hello, one complete set, then what changes, with requests in between, until the node is removed."""
-        picture, outbox, epoch = Picture(node), Outbox(), self._epoch
+    async def _messages(self, node: str, is_local: bool, outbox: Outbox) -> AsyncGenerator[bytes, None]:
+        """Yield hello, one complete set, then what changes, with requests and receipts in between, until the end.
+
+        The end is that the node is removed, or the store is another.
+        """
+        picture, epoch = Picture(node), self._epoch
         self._pictures.add(picture)
         self._streams[picture] = outbox
         self._requests.connect(node, outbox)
@@ -120,8 +162,7 @@ class Agents:
         try:
             hello = self._hello_for(node, is_local)
             yield wire.encode(hello) + b"\n"
-            alike, more = picture.complete(self._mirror.cache, self._blocks, self._body)
-            found = b",".join([*([alike] if alike else []), *self._bodies(more)])
+            found = picture.complete(self._mirror.cache, self._blocks, self._body)
             yield b'{"type":"complete","revision":%d,"objects":[%b]}\n' % (self._version(), found)
             while True:
                 if not picture.is_behind and not outbox.lines:
@@ -189,6 +230,7 @@ class Agents:
             "managers": [] if is_local else [f"https://{address}" for address in self._managers],
             "incarnation": cluster.status.incarnation,
             "heartbeatPeriod": str(cluster.spec.heartbeat_period),
+            "reports": True,
         }
 
     def changed(self, revision: int, changes: Sequence[Change], is_new: bool) -> None:
@@ -241,6 +283,10 @@ class Agents:
             report = _reports.decode(raw) if raw.strip() else Report()
         except (ValueError, RecursionError) as error:
             raise InvalidError([Fault("", f"not a report: {error}")]) from error
+        return json_response(wire.encode(await self._reported(uid, report)))
+
+    async def _reported(self, uid: str, report: Report) -> dict[str, Any]:
+        """Act on a report and return what its sender is to know."""
         self._node(uid)
         self._beat(uid, report.applied)
         refused: dict[str, str] = {}
@@ -248,8 +294,7 @@ class Agents:
             refused = await merge_statuses(self._mirror, self._writer, uid, report.tasks)
         if report.description is not None or report.address:
             await self._describe(uid, report)
-        answer = {"heartbeatPeriod": str(self._cluster().spec.heartbeat_period), "refused": refused}
-        return json_response(wire.encode(answer))
+        return {"heartbeatPeriod": str(self._cluster().spec.heartbeat_period), "refused": refused}
 
     async def _describe(self, uid: str, report: Report) -> None:
         """Write what the node says of itself, if it says something new; other parts of the node are others'."""

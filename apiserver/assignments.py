@@ -214,14 +214,16 @@ class Picture:
         self.others_moved = False
         """Something is routed otherwise, here or elsewhere: the node must say how far it is, even if told nothing."""
 
-    def complete(self, cache: Cache, blocks: Blocks, body_of: Callable[[str], bytes]) -> tuple[bytes, list[str]]:
-        """Return one complete set: what it is told as others are, as it is sent; and the keys of what is its own."""
+    def complete(self, cache: Cache, blocks: Blocks, body_of: Callable[[str], bytes]) -> bytes:
+        """Return one complete set as it is sent, dependencies first."""
         self.networks, self.files = networks_of(cache, self.node_uid), files_of(cache, self.node_uid)
         block = blocks.get(cache, self.networks, body_of)
         more = own(cache, self.node_uid) - block.versions.keys()
         self._sent = block.versions | {key: _version(cache, key) for key in more}
         self._forget()
-        return block.body, sent_first(more)
+        needed = {key for key in more if _ORDER[keys.kind_at(key) or o.Task] < _ORDER[o.Network]}
+        before, after = (map(body_of, sent_first(some)) for some in (needed, more - needed))
+        return b",".join(body for body in (*before, block.body, *after) if body)
 
     def offer(self, change: Change) -> None:
         """Note a change that may concern this node."""

@@ -28,6 +28,8 @@ class Outbox:
     def __init__(self) -> None:
         self.lines: list[bytes] = []
         self.woken = anyio.Event()
+        self.is_reporting = False
+        """A report of its is being written."""
 
     def put(self, message: Mapping[str, Any]) -> None:
         self.lines.append(msgspec.json.encode(message) + b"\n")

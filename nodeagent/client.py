@@ -27,6 +27,9 @@ SILENCE_S: Final = 30.0
 REPORT_S: Final = 10.0
 """A report that is not acknowledged within this is sent again."""
 
+STREAMED_MOST: Final = 64 << 10
+"""Bytes of a report that goes down the stream; a longer one is a request of its own."""
+
 
 class Report(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """What goes to `…/status`; an empty one is a heartbeat."""
@@ -45,6 +48,9 @@ class Receipt(msgspec.Struct, frozen=True, rename="camel"):
 
     def period_s(self) -> float | None:
         return period_of(self.heartbeat_period)
+
+
+BEAT: Final = b"\n"
 
 
 def period_of(text: str) -> float | None:
@@ -66,6 +72,11 @@ class Message(msgspec.Struct, frozen=True, rename="camel"):
     id: str = ""
     method: str = ""
     params: dict[str, Any] = {}
+    reports: bool = False
+    """This server takes reports down the stream."""
+    refused: dict[str, str] = {}
+    failed: str = ""
+    """Why a report has to be said again, "" if it need not."""
 
 
 _messages = msgspec.json.Decoder(Message)
@@ -83,8 +94,15 @@ class ApiClient:
         self._urls, self._node_uid, self._tls = list(urls), node_uid, tls
         self._at = 0
         self._sessions: dict[str, aiohttp.ClientSession] = {}
-        self._beats: anyio.Event | None = None
-        self._beat_line = b"\n"
+        self._said: anyio.Event | None = None
+        """Set when there are lines to send down the stream; None = no stream is open."""
+        self._lines: list[bytes] = []
+        self._greeted = anyio.Event()
+        """The server has said hello, on the stream that is open."""
+        self._takes_reports = False
+        self._report_number = 0
+        self._receipt: Message | None = None
+        self._received = anyio.Event()
 
     async def __aenter__(self) -> Self:
         return self
@@ -99,44 +117,76 @@ class ApiClient:
     async def assignments(self) -> AsyncIterator[AsyncIterator[Message]]:
         """Open the stream. UnavailableError, also from the stream itself, when the server is gone or silent."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=SILENCE_S)
-        self._beats, self._beat_line = anyio.Event(), b"\n"
+        self._said, self._lines = anyio.Event(), [BEAT]
         try:
             async with AsyncExitStack() as stack:
-                call = self._call("GET", "/assignments?watch=1", timeout=timeout, data=self._beating())
+                call = self._call("GET", "/assignments?watch=1", timeout=timeout, data=self._speaking())
                 with anyio.fail_after(SILENCE_S):  # aiohttp's own limit begins only with the answer
                     response = await stack.enter_async_context(call)
                 yield self._messages(response)
         except TimeoutError as error:
             raise UnavailableError(f"the API server was silent for {SILENCE_S:g} s") from error
         finally:
-            last, self._beats = self._beats, None
+            last, self._said = self._said, None
             last.set()
+            self._greeted = anyio.Event()
+            self._received.set()
 
-    async def _beating(self) -> AsyncIterator[bytes]:
-        """The body of the request for assignments: a line for each beat, as long as the stream is open.
+    async def _speaking(self) -> AsyncIterator[bytes]:
+        """The body of the request for assignments: beats and reports, a line each, as long as the stream is open.
 
         The first goes at once, since the head of a request is not sent before its body begins.
         """
-        while self._beats is not None:
-            line, self._beat_line = self._beat_line, b"\n"
-            yield line
-            await self._beats.wait()
-            self._beats = anyio.Event() if self._beats is not None else None
+        while self._said is not None:
+            lines, self._lines = self._lines, []
+            yield b"".join(lines)
+            await self._said.wait()
+            self._said = anyio.Event() if self._said is not None else None
+
+    def _say(self, line: bytes) -> bool:
+        if self._said is None:
+            return False
+        self._lines.append(line)
+        self._said.set()
+        return True
 
     def beat(self, applied: int | None = None) -> bool:
         """Give a sign of life down the open stream, which is a fiftieth of a report's work; False if none is open.
 
         `applied`: up to which revision the node's network is programmed, None = nothing new.
         """
-        if self._beats is None:
-            return False
-        if applied is not None:
-            self._beat_line = b"%d\n" % applied
-        self._beats.set()
-        return True
+        if applied is None and self._lines:
+            return self._said is not None  # what waits to be sent is a sign of life as well
+        return self._say(b"%d\n" % applied if applied is not None else BEAT)
 
     async def report(self, report: Report) -> Receipt:
+        """Say it and return what the server answers; UnavailableError if that is not known.
+
+        It goes down the stream, waiting for one to be open; as a request of its own if it is long, or if the server
+        knows no other way. One at a time.
+        """
         body = msgspec.json.encode(report, enc_hook=codec.enc_hook)
+        with anyio.move_on_after(REPORT_S):
+            await self._greeted.wait()
+        if not self._greeted.is_set():
+            raise UnavailableError("no API server has answered yet")
+        if self._takes_reports and len(body) <= STREAMED_MOST:
+            return await self._report_down(body)
+        return await self._report_apart(body)
+
+    async def _report_down(self, body: bytes) -> Receipt:
+        self._report_number += 1
+        self._receipt, self._received = None, anyio.Event()
+        if not self._say(b'{"id":"%d","report":%b}\n' % (self._report_number, body)):
+            raise UnavailableError("the assignments stream has ended")
+        with anyio.move_on_after(REPORT_S):
+            await self._received.wait()
+        receipt = self._receipt
+        if receipt is None or receipt.failed:
+            raise UnavailableError(receipt.failed if receipt is not None else "a report was not acknowledged")
+        return Receipt(receipt.heartbeat_period, receipt.refused)
+
+    async def _report_apart(self, body: bytes) -> Receipt:
         timeout = aiohttp.ClientTimeout(total=REPORT_S)
         async with self._call("POST", "/status", data=body, timeout=timeout) as response:
             try:
@@ -212,9 +262,22 @@ class ApiClient:
             *lines, rest = bytes(pending).split(b"\n")
             pending = bytearray(rest)
             for line in lines:
-                if line.strip():
-                    yield read_message(line)
+                if line.strip() and (message := self._noted(read_message(line))) is not None:
+                    yield message
         raise UnavailableError("the API server ended the assignments stream")
+
+    def _noted(self, message: Message) -> Message | None:
+        """Take what is for us alone; return what is for the agent."""
+        match message.type:
+            case "hello":
+                self._takes_reports = message.reports
+                self._greeted.set()
+            case "receipt":
+                if message.id == str(self._report_number):
+                    self._receipt = message
+                    self._received.set()
+                return None
+        return message
 
 
 async def _refusal(response: aiohttp.ClientResponse, url: str) -> Exception:

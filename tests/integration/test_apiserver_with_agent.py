@@ -11,10 +11,11 @@ import msgspec
 import pytest
 
 from nodeagent.agent import Agent
-from nodeagent.client import ApiClient
+from nodeagent.client import STREAMED_MOST, ApiClient, Message, Report
 from nodeagent.engine.fake import FakeEngine
 from nodeagent.tls import NodeTls
 from shoal.api import objects as o
+from shoal.api.errors import UnavailableError
 from shoal.api.states import DesiredState, Role, TaskState
 from shoal.api.units import Duration
 from shoal.machinery import managers
@@ -22,7 +23,7 @@ from shoal.machinery.clock import SystemClock
 from shoal.machinery.factories import make_cluster, make_network, make_node, make_service, make_task
 from tests.support import eventually
 from tests.support.agent import PlainNetwork
-from tests.support.api import Api, running_api
+from tests.support.api import Api, Lines, running_api
 from tests.support.door import Door, open_door
 
 pytestmark = pytest.mark.anyio
@@ -152,3 +153,73 @@ async def test_a_beat_down_the_stream_is_heard_without_a_report(api: Api) -> Non
             await eventually(lambda: is_heard(wanted=True))
             assert api.server.presences.now().applied == {NODE.metadata.uid: 2}
         assert not client.beat()
+
+
+async def drain(messages: AsyncIterator[Message]) -> None:
+    """Read what comes, as an agent does: receipts among it."""
+    async for _ in messages:
+        pass
+
+
+@asynccontextmanager
+async def connected(api: Api) -> AsyncIterator[ApiClient]:
+    """A client whose stream is open and read."""
+    async with (
+        ApiClient([f"unix://{api.socket}"], NODE.metadata.uid) as client,
+        client.assignments() as messages,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(drain, messages)
+        yield client
+        tasks.cancel_scope.cancel()
+
+
+def posts(api: Api) -> int:
+    """How many requests but streams were answered."""
+    return api.server.metrics.text().count(b'shoal_api_requests_total{method="POST"')
+
+
+async def test_a_report_goes_down_the_stream_and_so_comes_its_receipt(api: Api) -> None:
+    await api.seed(TASK)
+    running = o.TaskStatus(TaskState.RUNNING)
+    async with connected(api) as client:
+        receipt = await client.report(Report(tasks={TASK.metadata.name: running, "web.9.none": running}, applied=2))
+        assert receipt.refused == {"web.9.none": "there is no task web.9.none"}
+        assert receipt.period_s() == 5
+        assert await state_of(api, TASK) == "running"
+        assert api.server.presences.now().applied == {NODE.metadata.uid: 2}
+        assert (await client.report(Report())).refused == {}
+    assert posts(api) == 0
+
+
+async def test_a_long_report_is_a_request_of_its_own(api: Api) -> None:
+    await api.seed(TASK)
+    async with connected(api) as client:
+        status = o.TaskStatus(TaskState.RUNNING, message="x" * STREAMED_MOST)
+        assert (await client.report(Report(tasks={TASK.metadata.name: status}))).refused == {}
+    assert await state_of(api, TASK) == "running"
+    assert posts(api) == 1
+
+
+async def test_a_report_that_could_not_be_taken_is_known_not_to_be(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def unavailable(*_: object) -> None:
+        raise UnavailableError("the store is away")
+
+    monkeypatch.setattr("apiserver.agents.merge_statuses", unavailable)
+    async with connected(api) as client:
+        with pytest.raises(UnavailableError, match="the store is away"):
+            await client.report(Report(tasks={TASK.metadata.name: o.TaskStatus(TaskState.RUNNING)}))
+        assert (await client.report(Report())).refused == {}
+
+
+async def test_garbage_down_the_stream_harms_nobody(api: Api) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        for line in (b"{", b'{"id":"1","report":[]}', b"[" * 5000, b'{"id":"2","report":{}}'):
+            yield line + b"\n"
+            await anyio.sleep(0.05)
+        await anyio.sleep_forever()
+
+    url = f"http://api/shoal/v1/nodes/{NODE.metadata.uid}/assignments?watch=1"
+    async with api.session.get(url, data=body()) as response:
+        lines = Lines(response)
+        assert (await lines.next(skip=("hello", "complete", "bookmark")))["id"] == "2"

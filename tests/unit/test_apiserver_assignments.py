@@ -45,8 +45,7 @@ class Stage:
 
     def complete(self, picture: Picture) -> list[str]:
         """Return the keys of a complete set, as a connected node gets it."""
-        alike, more = picture.complete(self.cache, self.blocks, str.encode)
-        return [*(alike.decode().split(",") if alike else ()), *more]
+        return picture.complete(self.cache, self.blocks, str.encode).decode().split(",")
 
     def version(self, key: str) -> int:
         kind = keys.kind_at(key)
