@@ -94,13 +94,19 @@ class Hearing(Fold[Presence]):
         silent = {uid: now - self._last_sign(uid) for uid in self._known.since if uid not in heard}
         falls = {uid: now - at for uid, at in self._fell_at.items()}
         falls.update({uid: now - self._heard_at[uid] for uid in silent if uid in self._heard_at})
-        unserved = frozenset(uid for uid in silent if self._is_unserved(uid, {s.presence.metadata.uid for s in fresh}))
+        unserved = frozenset(uid for uid in silent if self._is_unserved(uid, [server.presence for server in fresh]))
         return Heard(heard, silent, told, falls, now - self._counting_since, unserved)
 
-    def _is_unserved(self, node: str, fresh: Collection[str]) -> bool:
-        """Whether a node was last heard by an API server that is gone, and did not run on the node itself."""
+    def _is_unserved(self, node: str, fresh: Collection[Presence]) -> bool:
+        """Whether a node has yet to find an API server: all are new, or the one that heard it is gone.
+
+        Not so if that one ran on the node itself.
+        """
         server = self._heard_by.get(node)
-        return server is not None and server not in fresh and self._served_at_home.get(node) != server
+        if server is None:
+            return not any(node in presence.silent for presence in fresh)
+        is_gone = all(server != presence.metadata.uid for presence in fresh)
+        return is_gone and self._served_at_home.get(node) != server
 
     def _forget(self, removed: Iterable[str]) -> None:
         for uid in removed:

@@ -25,8 +25,9 @@ GRACE_S: Final = 1.0
 """Seconds beyond the heartbeat period before a silent node is down."""
 
 UNSERVED_S: Final = 15.0
-"""Seconds of silence that a node may keep while it looks for another API server, as the one that heard it is gone: a
-thousand that come back at once wait at its door. A manager without power takes its own server along: it gets none."""
+"""Seconds of silence that a node may keep while it looks for an API server, as all are new, or the one that heard it is
+gone: a thousand that come at once wait at its door, and a manager that boots starts its own agent after its API server.
+A manager without power takes its own server along: it gets none."""
 
 LEFT: Final = "its host has left the swarm"
 
@@ -48,7 +49,7 @@ class Heard:
     counting_s: float = 0.0
     """How long there has been a fresh API server without a break."""
     unserved: frozenset[str] = frozenset()
-    """Nodes that are not heard because the API server that heard them is gone, which ran on another node."""
+    """Nodes that no API server has heard yet, or that are not heard as the one that did is gone, on another node."""
 
 
 @dataclass(frozen=True)

@@ -81,10 +81,17 @@ def test_a_new_node_is_ready_once_it_is_heard() -> None:
 @pytest.mark.parametrize("state", [NodeState.UNKNOWN, NodeState.DISCONNECTED])
 def test_a_node_that_is_never_heard_is_down_after_an_interval(state: NodeState) -> None:
     hosts = Hosts(1, state)
-    hosts.run(6)
+    hosts.run(14)
     assert hosts.states() == [state.value]
-    hosts.run(2)
+    hosts.run(3)
     assert hosts.states() == ["down"]
+
+
+def test_a_manager_may_start_its_agent_ten_seconds_after_all_else() -> None:
+    hosts = Hosts(1)
+    hosts.run(10)
+    hosts.run(10, beating=[0])
+    assert hosts.gone_down == {}
 
 
 def test_a_silent_node_is_down_a_period_and_a_second_after_its_last_beat() -> None:
