@@ -18,6 +18,7 @@ from prometheus_client.registry import CollectorRegistry
 from apiserver import audit, kinds
 from apiserver.agents import Agents
 from apiserver.containers import Containers
+from apiserver.doctor import Doctor
 from apiserver.identity import Identity, may
 from apiserver.joined import Joined
 from apiserver.listener import Connections, identify
@@ -80,6 +81,7 @@ class Server:
             bookmark_s,
         )  # fmt: skip
         self.logs = Logs(self.mirror, self.hub, self.requests)
+        self.doctor = Doctor(self.mirror, self.logs)
         self.metrics = Metrics(self.mirror, self.hub, registry)
         self.mirror.listeners += [self.objects.changed, self.presences.changed, self.agents.changed]
         self.informer = Informer(
@@ -158,6 +160,7 @@ def make_app(server: Server) -> web.Application:
             _route("GET", root + "/tokens", membership.tokens, "tokens"),
             _route("POST", root + "/tokens/rotate", membership.rotate, "tokens-rotate"),
             _route("GET", root + "/top", logs.top, "top"),
+            _route("GET", root + "/doctor/network", server.doctor.network, "doctor-network"),
             _route("GET", root + "/{plural}", objects.list_or_watch, "objects-list"),
             _route("POST", root + "/{plural}", objects.create, "objects-create"),
             _route("GET", one, objects.get, "object-get"),

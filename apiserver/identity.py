@@ -63,6 +63,7 @@ RULES: Final[Mapping[str, Access]] = {
     "service-rollout": Access.PEOPLE,
     "task-logs": Access.PEOPLE,
     "top": Access.PEOPLE,
+    "doctor-network": Access.PEOPLE,
     "node-state": Access.PEOPLE,
     "assignments": Access.OWN_NODE,
     "node-report": Access.OWN_NODE,

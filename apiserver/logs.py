@@ -164,9 +164,10 @@ class Logs:
         name, node = task.metadata.name, task.spec.node
         assert node is not None
         is_over = task.status.state.is_terminal
+        within_s = None if query.follow else ANSWER_S
         async with send:
             try:
-                async for line in self.answer(node.uid, "logs", query.params(task), patient=query.follow):
+                async for line in self.answer(node.uid, "logs", query.params(task), within_s=within_s):
                     if not (is_over and "warning" in line):
                         await send.send(line)
             except UnavailableError as error:
@@ -175,24 +176,24 @@ class Logs:
                     await send.send({"warning": f"task {name}: node {where} is away ({error})"})
 
     async def answer(
-        self, node: str, method: str, params: Mapping[str, Any], *, patient: bool = False
+        self, node: str, method: str, params: Mapping[str, Any], *, within_s: float | None = ANSWER_S
     ) -> AsyncIterator[Line]:
-        """Yield the lines of a node's answer; UnavailableError if it does not come, or ends, in time.
+        """Yield the lines of a node's answer; UnavailableError if the next one does not come in time.
 
-        A patient caller waits for lines for ever: a followed log may be silent. The agent's connection tells.
+        `within_s` None = wait for ever: a followed log may be silent, and the agent's connection tells.
         Agents name their node by its uid; people are told its name.
         """
         name = self._name_of(node)
         async with self._requests.ask(node, method, params) as lines:
             while True:
                 line: Line | None = None
-                with anyio.move_on_after(None if patient else ANSWER_S) as scope:
+                with anyio.move_on_after(within_s) as scope:
                     try:
                         line = await lines.receive()
                     except anyio.EndOfStream:
                         return
                 if scope.cancelled_caught or line is None:
-                    raise UnavailableError(f"no answer within {ANSWER_S:g} s")
+                    raise UnavailableError(f"no answer within {within_s:g} s")
                 yield {**line, "node": name} if "node" in line else line
 
     def _name_of(self, node_uid: str) -> str:

@@ -113,5 +113,8 @@ def _others() -> dict[str, Any]:
             "post": _operation("Pause, resume, undo or restart a rollout", anything, name, body=anything)
         },
         "/shoal/v1/tasks/{name}/logs": {"get": _operation("Logs of a task", anything, [*name, *tail])},
+        "/shoal/v1/doctor/network": {
+            "get": _operation("What every node finds wrong with the network", anything, _query("networks"))
+        },
         "/shoal/v1/top": {"get": _operation("CPU and memory per running task", anything, [])},
     }

@@ -18,6 +18,7 @@ from nodeagent.dns.feed import SOCKET
 from nodeagent.dns.named import NamedNetwork, NamesLink
 from nodeagent.engine.docker import DockerEngine
 from nodeagent.network.network import NodeNetwork
+from nodeagent.network.probe import NetworkProbe
 from nodeagent.tls import NodeTls
 from shoal.api.errors import DataplaneError, EngineError, RemovedError
 from shoal.machinery.clock import SystemClock
@@ -85,16 +86,18 @@ def make_serve(
     async def serve(health: Health) -> None:
         engine = DockerEngine(docker)
         names = NamesLink(run_dir / SOCKET)
+        network = NodeNetwork(engine, node_uid)
         async with ApiClient(apis, node_uid, tls) as api:
             agent = Agent(
                 node_uid=node_uid,
                 engine=engine,
-                network=NamedNetwork(NodeNetwork(engine, node_uid), names, node_uid),
+                network=NamedNetwork(network, names, node_uid),
                 api=api,
                 clock=SystemClock(),
                 state_dir=state_dir,
                 run_dir=run_dir,
                 address=address,
+                probe=NetworkProbe(node_uid, network.troubles),
             )
             health.not_ready = lambda: "; ".join(agent.troubles())
             try:

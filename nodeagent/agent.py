@@ -14,6 +14,7 @@ import random
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 import anyio
 import structlog
@@ -26,6 +27,7 @@ from nodeagent.assignments import Assignments, moves_network
 from nodeagent.client import ApiClient, Message, period_of
 from nodeagent.engine.contract import Engine
 from nodeagent.mounts.files import TaskFiles
+from nodeagent.network.probe import NetworkProbe
 from nodeagent.ports import NetworkPort
 from nodeagent.reading import Reader, read_objects
 from nodeagent.reporter import Reporter
@@ -36,6 +38,7 @@ from nodeagent.tasks.worker import Tools
 from shoal.api.errors import DataplaneError, EngineError, ForbiddenError, NotFoundError, RemovedError, UnavailableError
 from shoal.api.keys import key_of
 from shoal.api.objects import Backend, Object, Task
+from shoal.api.probes import NodeProbe
 from shoal.machinery import managers
 from shoal.machinery.clock import Clock, wait
 from shoal.rules.following import is_waiting
@@ -88,6 +91,7 @@ class Agent:
         address: str = "",
         save_every_s: float = SAVE_EVERY_S,
         read: Reader = read_objects,
+        probe: NetworkProbe | None = None,
     ) -> None:
         self._save_every_s, self._read = save_every_s, read
         self._node_uid, self._engine, self._network, self._api, self._clock = node_uid, engine, network, api, clock
@@ -107,7 +111,8 @@ class Agent:
                 starting=CapacityLimiter(STARTING),
             )
         )
-        self._answers = Answers(api, self._crew, node_uid)
+        self._probe = probe
+        self._answers = Answers(api, self._crew, node_uid, self._look if probe is not None else None)
         self._assignments = Assignments()
         self._incarnation = ""
         self._managers: tuple[str, ...] = ()
@@ -154,6 +159,12 @@ class Agent:
                 self._api.next_server()
             await self._clock.sleep(_jittered(tries))
             tries += 1
+
+    async def _look(self, networks: Collection[str]) -> NodeProbe:
+        assert self._probe is not None
+        parts = map(urlsplit, self._managers)
+        managers = [(one.hostname, one.port) for one in parts if one.hostname and one.port]
+        return await self._probe.measure(lambda: self._assignments, managers, networks)
 
     def _take(self, message: Message, group: TaskGroup) -> None:
         match message.type:

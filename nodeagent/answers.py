@@ -1,12 +1,13 @@
-"""Answers requests that came with the assignments: logs and stats of this node's tasks."""
+"""Answers requests that came with the assignments: logs and stats of this node's tasks, how its network is."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from datetime import datetime
 from typing import Any, Final
 
 import anyio
+import msgspec
 import structlog
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
@@ -14,6 +15,7 @@ from nodeagent.client import ApiClient
 from nodeagent.tasks.crew import Crew
 from nodeagent.tasks.worker import Worker
 from shoal.api.errors import ShoalError
+from shoal.api.probes import NodeProbe
 
 STILL_HERE_S: Final = 5.0
 """Seconds between the empty lines of a quiet answer."""
@@ -22,11 +24,15 @@ _BUFFER: Final = 256
 
 log = structlog.get_logger()
 Line = Mapping[str, Any] | None
+Probe = Callable[[Collection[str]], Awaitable[NodeProbe]]
+"""Looks at the networks with these uids, at all if none is named."""
 
 
 class Answers:
-    def __init__(self, api: ApiClient, crew: Crew, node_uid: str) -> None:
-        self._api, self._crew, self._node_uid = api, crew, node_uid
+    """`probe` None = the node has no network that could be looked at."""
+
+    def __init__(self, api: ApiClient, crew: Crew, node_uid: str, probe: Probe | None = None) -> None:
+        self._api, self._crew, self._node_uid, self._probe = api, crew, node_uid, probe
         self._scopes: dict[str, anyio.CancelScope] = {}
 
     def cancel(self, request_id: str) -> None:
@@ -56,6 +62,9 @@ class Answers:
 
     async def _produce(self, send: MemoryObjectSendStream[Line], method: str, params: Mapping[str, Any]) -> None:
         async with send, anyio.create_task_group() as group:
+            if method == "network" and self._probe is not None:
+                await send.send(msgspec.to_builtins(await self._probe(tuple(params.get("networks", ())))))
+                return
             produce = {"logs": self._logs, "stats": self._stats}.get(method)
             if produce is None:
                 await send.send({"warning": f"this node's agent does not know the request {method!r}"})

@@ -8,8 +8,8 @@ from typing import Protocol
 from msgspec import Struct
 
 from nodeagent.assignments import Assignments
-from nodeagent.tasks.expand import NodeFacts
 from shoal.api.objects import Task
+from shoal.rules.expand import NodeFacts
 
 
 class NetworkEndpoint(Struct, frozen=True):

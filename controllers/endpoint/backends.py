@@ -14,10 +14,12 @@ from datetime import datetime
 from msgspec.structs import replace
 
 from controllers.endpoint.vips import Withdrawal, plan_withdrawal
+from shoal.api.errors import TerminalError
 from shoal.api.meta import Meta, Owner, derived_uid
 from shoal.api.objects import Backend, BackendSpec, BackendStatus, Claim, Node, Task, ref_of
 from shoal.api.states import NodeState, TaskState
 from shoal.machinery.controller import Action, Create, Plan, Remove, Replace, still_exists
+from shoal.rules.expand import NodeFacts, hostname_of
 
 SHORT_ID = 12
 """Digits of a container's id that Docker shows, and that are a name of the container on its networks."""
@@ -86,10 +88,18 @@ def _create(task: Task, node: Node | None, now: datetime) -> Action | None:
     ref = ref_of(task)
     backend = Backend(
         metadata=Meta(name=ref.name, uid=derived_uid("backend", ref.uid), owner=Owner("Task", ref.name, ref.uid)),
-        spec=BackendSpec(task.spec.service, ref, where, task.spec.addresses, task.spec.slot),
+        spec=BackendSpec(task.spec.service, ref, where, task.spec.addresses, task.spec.slot, _hostname(task, node)),
         status=BackendStatus(ready=ready, drained_at=None if ready else now, container=_container(task)),
     )
     return Action("BackendCreated", (Create(backend),), (still_exists(task),))
+
+
+def _hostname(task: Task, node: Node | None) -> str:
+    """What nobody can fill in fails the task on its node, and is no name."""
+    try:
+        return hostname_of(task, NodeFacts.of(node)) if node is not None else ""
+    except TerminalError:
+        return ""
 
 
 def _container(task: Task) -> str:

@@ -87,9 +87,9 @@ def _backend(backend: Backend, at: TaskAddress) -> Iterable[Record]:
     own = [spec.task.name, *([status.container] if status.container else [])]
     yield from _records(network, own, Rank.TASK, address)
     yield from _records(network, [f"all.{name}" for name in names], Rank.SERVICE, address)
-    if spec.slot:
-        rank = Rank.SLOT if status.ready else Rank.SLOT_UNREADY
-        yield from _records(network, [f"{spec.service.name}.{spec.slot}"], rank, address)
+    lasting = [f"{spec.service.name}.{spec.slot}"] if spec.slot else []
+    rank = Rank.SLOT if status.ready else Rank.SLOT_UNREADY
+    yield from _records(network, [*lasting, *([spec.hostname] if spec.hostname else [])], rank, address)
     if status.ready:
         yield from _records(network, [f"tasks.{name}" for name in names], Rank.SERVICE, address)
         yield from _records(network, [spec.service.name], Rank.SERVICE, address)

@@ -19,7 +19,6 @@ from anyio.abc import SocketStream
 from msgspec import Struct
 
 from nodeagent.dns.zone import Facts
-from shoal.machinery.accepting import serve_connections
 
 SOCKET: Final = "names.sock"
 """Below the run directory."""
@@ -57,7 +56,8 @@ async def serve(path: Path, take: Callable[[News], None]) -> None:
             except (anyio.BrokenResourceError, anyio.ClosedResourceError):
                 log.debug("names_feed_broken")
 
-    await serve_connections(listener, listen)
+    async with listener:
+        await listener.serve(listen)
 
 
 async def lines(stream: SocketStream) -> AsyncIterator[bytes]:

@@ -110,7 +110,7 @@ class Upstream:
 
     async def _attempt(self, search: _Search, resolver: str, ended: Event) -> None:
         try:
-            answer = await _exchange(search.query, resolver, self._port, over_tcp=search.over_tcp)
+            answer = await exchange(search.query, resolver, self._port, over_tcp=search.over_tcp)
         except (OSError, EOFError):
             ended.set()
             return
@@ -140,12 +140,17 @@ class _Search:
         self.failed_with_answer: set[str] = set()
 
 
-async def _exchange(query: bytes, address: str, port: int, *, over_tcp: bool) -> bytes:
-    """Ask one resolver from a port of our own; OSError or EOFError if it cannot be asked. It may be silent for ever."""
+async def exchange(query: bytes, address: str, port: int, *, over_tcp: bool, source: str = "") -> bytes:
+    """Ask one resolver, from an address of ours if one is given, and from a port of our own.
+
+    OSError or EOFError if it cannot be asked. It may be silent for ever.
+    """
     loop = asyncio.get_running_loop()
     family, target = _target(address, port)
     with socket.socket(family, socket.SOCK_STREAM if over_tcp else socket.SOCK_DGRAM) as sock:
         sock.setblocking(False)
+        if source:
+            sock.bind((source, 0))
         await loop.sock_connect(sock, target)
         if over_tcp:
             await loop.sock_sendall(sock, len(query).to_bytes(2, "big") + query)

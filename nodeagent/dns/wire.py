@@ -33,7 +33,7 @@ MOST_QUERY_BYTES: Final = 4096
 MOST_NAME_BYTES: Final = 253
 """Of a name as text. Source: RFC 1035, 2.3.4."""
 
-A, PTR_TYPE, OPT, ANY = QTYPE.A, QTYPE.PTR, QTYPE.OPT, QTYPE.ANY
+A, PTR_TYPE, OPT, ANY, ZONE = QTYPE.A, QTYPE.PTR, QTYPE.OPT, QTYPE.ANY, QTYPE.AXFR
 NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED = (
     RCODE.NOERROR, RCODE.FORMERR, RCODE.SERVFAIL, RCODE.NXDOMAIN, RCODE.NOTIMP, RCODE.REFUSED,
 )  # fmt: skip
@@ -153,6 +153,22 @@ def pack_pointers(query: Query, names: Iterable[str]) -> bytes:
 def pack_empty(record: Any, rcode: int, extended: int = 0) -> bytes:
     """Pack an answer without records: NOERROR says that the name exists."""
     return _packed(_reply(record, rcode, extended))
+
+
+def pack_question(name: str, kind: int = A) -> bytes:
+    """Pack a query of our own, which takes as much over UDP as there ever is in an answer."""
+    record = DNSRecord(DNSHeader(rd=1), q=DNSQuestion(name, kind))
+    record.add_ar(EDNS0(udp_len=EDNS_BYTES))
+    return bytes(record.pack())
+
+
+def addresses_in(answer: bytes) -> tuple[str, ...]:
+    """Return the IPv4 addresses in an answer; none if nobody can read it."""
+    try:
+        records = DNSRecord.parse(answer).rr
+    except (DNSError, ValueError, RecursionError):
+        return ()
+    return tuple(str(record.rdata) for record in records if record.rtype == A)
 
 
 def answers_to(query: bytes, answer: bytes) -> bool:

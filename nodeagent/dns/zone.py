@@ -26,7 +26,7 @@ class Rank(IntEnum):
     TASK = 4
     """One task or container by its own name."""
     SLOT = 5
-    """The task of a slot that is ready."""
+    """The task that fills a slot, or has a hostname of its own, and is ready."""
     SLOT_UNREADY = 6
     KNOWN = 7
     """The name exists, and leads nowhere at present."""
@@ -164,13 +164,14 @@ class Zone:
     def scope_of(self, address: str, network: str) -> Scope | None:
         """Return what the asker at an address may see, who reached our address on `network`; None = nothing.
 
-        A container of no task (somebody joined it by hand), and other nodes, see the network they ask on.
+        A container of no task (somebody joined it by hand), other nodes, and this host's own loopback see the network
+        they ask on. From its other addresses the engine masquerades what the host asks itself.
         """
         if known := self._askers.get(address):
             *_, newest = known.values()
             return Scope(newest.networks, newest.has_resolvers, newest.has_way_out)
-        found = self._networks.get(network)
-        if found is not None and any(IPv4Address(address) in subnet for subnet in found.subnets):
+        found, source = self._networks.get(network), IPv4Address(address)
+        if found is not None and (source.is_loopback or any(source in subnet for subnet in found.subnets)):
             return Scope((network,))
         return None
 

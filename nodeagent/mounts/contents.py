@@ -12,12 +12,12 @@ from functools import partial
 from msgspec import Struct
 
 from nodeagent.assignments import Assignments
-from nodeagent.tasks.expand import NodeFacts, expanded, values_of
 from shoal.api import keys
 from shoal.api.errors import TerminalError
 from shoal.api.objects import Config, Secret, Task
 from shoal.api.payload import Sources, filled
 from shoal.api.template import FileUse, path_of_config, path_of_secret
+from shoal.rules.expand import NodeFacts, expanded, values_of
 
 Kind = type[Secret] | type[Config]
 

@@ -23,9 +23,9 @@ from nodeagent.assignments import Assignments
 from nodeagent.mounts.contents import Content, contents_of
 from nodeagent.network.commands import run
 from nodeagent.ports import BoundFile
-from nodeagent.tasks.expand import NodeFacts
 from shoal.api.errors import DataplaneError
 from shoal.api.objects import Task
+from shoal.rules.expand import NodeFacts
 
 _MOUNTS: Final = Path("/proc/self/mountinfo")
 _IN_MEMORY: Final = ("tmpfs", "ramfs")

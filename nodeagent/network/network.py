@@ -77,6 +77,10 @@ class NodeNetwork:
         self._changed = anyio.Event()
         self._lock = anyio.Lock()
 
+    def troubles(self) -> dict[str, str]:
+        """Why networks are not whole here, by uid."""
+        return {**self._tunnel_troubles, **self._troubles}
+
     async def prepare(self, task: Task) -> ContainerNetwork:
         """Wait until the task's networks exist here; EngineError (temporary) if they do not within BRIDGE_WAIT_S."""
         template = task.spec.template
@@ -87,7 +91,7 @@ class NodeNetwork:
             while needed.keys() - self._ready.keys():
                 await self._changed.wait()
         if missing := sorted(needed.keys() - self._ready.keys()):
-            troubles = {**self._tunnel_troubles, **self._troubles}
+            troubles = self.troubles()
             why = "; ".join(troubles[uid] for uid in missing if uid in troubles)
             names = ", ".join(sorted(needed[uid] for uid in missing))
             raise EngineError(f"network {names} is not ready on this node{why and f': {why}'}", temporary=True)

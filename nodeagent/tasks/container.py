@@ -13,10 +13,10 @@ from typing import Any, Final
 from msgspec import Struct
 
 from nodeagent.ports import BoundFile, ContainerNetwork, NetworkEndpoint
-from nodeagent.tasks.expand import NodeFacts, expanded
 from shoal.api.objects import Task
 from shoal.api.states import MountType, PublishMode
 from shoal.api.template import Healthcheck, LogDriver, Mount, Port, Privileges, Resources, TaskTemplate
+from shoal.rules.expand import NodeFacts, expanded
 
 MAC_PER_ENDPOINT: Final = (1, 44)
 """From this API version on, a MAC belongs to an endpoint; before, to the whole container."""

@@ -14,10 +14,10 @@ from anyio.abc import TaskGroup
 from nodeagent.assignments import Assignments
 from nodeagent.engine.contract import EngineEvent, Summary
 from nodeagent.tasks.container import TASK_LABEL, Around, is_of_task
-from nodeagent.tasks.expand import NodeFacts
 from nodeagent.tasks.worker import Tools, Worker
 from shoal.api import keys
 from shoal.api.objects import Backend, Task
+from shoal.rules.expand import NodeFacts
 
 _TELLING: Final = ("start", "die", "stop", "oom", "pause", "unpause", "restart", "destroy", "rename", "health_status")
 """What events of a container are worth a look; a health check's own exec events are not."""
@@ -123,10 +123,7 @@ class Crew:
     def _around(self) -> Around:
         cluster, uid = self._assignments.cluster(), self.tools.identity.node
         node = self._assignments.node(uid)
-        facts = NodeFacts(uid)
-        if node is not None:
-            about = node.status.description
-            facts = NodeFacts(uid, about.hostname or node.metadata.name, about.os, about.architecture)
+        facts = NodeFacts.of(node) if node is not None else NodeFacts(uid)
         return Around(cluster.spec.log_driver if cluster is not None else None, facts)
 
     def _begin(self, uid: str, found: Summary | None) -> Worker:

@@ -289,6 +289,8 @@ class BackendSpec(_Part, frozen=True):
     node: Ref
     addresses: tuple[TaskAddress, ...] = ()
     slot: str = ""
+    hostname: str = ""
+    """What its template calls its container, a name that it has on its networks; "" = nothing."""
 
 
 class BackendStatus(_Part, frozen=True):

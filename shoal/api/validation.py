@@ -129,7 +129,6 @@ class NotYet(Struct, frozen=True):
 _LATER: Final = "not available yet in this version; leave it out"
 
 NOT_YET: Final[tuple[NotYet, ...]] = (
-    NotYet("spec.networks[].driverOpts", f"driver options of a single attachment are {_LATER}"),
     NotYet(
         "spec.ports[]",
         "sctp ports on every node are not available yet in this version; use mode: host",

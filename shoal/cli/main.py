@@ -40,6 +40,7 @@ COMMANDS: Final[dict[str, Row]] = {
     "logs": Row("Look", "shoal.cli.logs:logs", "Print what a service's or a task's containers wrote"),
     "events": Row("Look", "shoal.cli.events:events", "List what happened"),
     "top": Row("Look", "shoal.cli.top:top", "Show what running tasks use"),
+    "doctor": Row("Look", "shoal.cli.doctor:doctor", "Tell what is wrong with the network between the hosts"),
     "wait": Row("Look", "shoal.cli.wait:wait", "Wait until something is so"),
     "node": Row("Swarm", "shoal.cli.node:node", "List and change the swarm's hosts"),
     "token": Row("Swarm", "shoal.cli.membership:token", "Print the command by which another host joins"),

@@ -84,6 +84,10 @@ def complete_nodes(ctx: click.Context, param: click.Parameter, incomplete: str) 
     return [CompletionItem(name) for name in _names(ctx, "nodes", incomplete)]
 
 
+def complete_networks(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    return [CompletionItem(name) for name in _names(ctx, "networks", incomplete)]
+
+
 def complete_scale(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     return [CompletionItem(f"{name}=") for name in _names(ctx, "services", incomplete)]
 

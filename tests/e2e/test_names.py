@@ -42,7 +42,7 @@ def formed(lab: Lab) -> Iterator[Cluster]:
     with forming(lab, 51, 52, 53) as cluster:
         start(cluster.boss, f"{network('front')}---\n{network('back', internal=True)}")
         front = {"name": "front", "aliases": ["www"]}
-        start(cluster.boss, service("web", networks=[front], mode="global"))
+        start(cluster.boss, service("web", networks=[front], mode="global", hostname="site-{{.Node.Hostname}}"))
         start(cluster.boss, service("both", networks=["front", "back"], ports=["8143:80"], mode="global"))
         start(cluster.boss, service("inner", networks=["back"], mode="global", **SLEEP))
         for name in ("web", "both", "inner"):
@@ -87,6 +87,7 @@ def test_services_tasks_aliases_and_addresses_are_found_from_each_host_in_any_ca
         name, (address, *_) = task["metadata"]["name"], task["spec"]["addresses"]
         for host in cluster.hosts:
             becomes(host, "both", name, [address["address"].partition("/")[0]])
+            becomes(host, "both", f"site-{task['spec']['node']['name']}", [address["address"].partition("/")[0]])
 
 
 def test_names_of_other_networks_are_unknown(cluster: Cluster) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from apiserver import logs
 from shoal.api import objects as o
+from shoal.api.probes import Host, NodeProbe, ProbedNodes
 from shoal.api.states import TaskState
 from shoal.machinery.testkit import make_cluster, make_network, make_node, make_service, make_task
 from tests.support import eventually
@@ -173,3 +174,23 @@ async def test_a_wrong_parameter_is_named(api: Api, query: str, path: str) -> No
 
 async def test_an_answer_nobody_waits_for_is_turned_away(api: Api) -> None:
     assert (await api.post(f"nodes/{N1.metadata.uid}/answers/1234", {}))[0] == 404
+
+
+async def test_what_all_nodes_find_of_the_network_is_put_side_by_side(api: Api) -> None:
+    asked: list[tuple[str, Any]] = []
+
+    def answers(method: str, params: Mapping[str, Any]) -> list[dict[str, Any]]:
+        asked.append((method, params))
+        return [{"networks": ["ingress"], "peers": 1, "silentHosts": [{"peer": "n2", "address": "10.99.0.2"}]}]
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(agent, api, N1, answers)
+        await connected(api, N1)
+        status, text = await api.get("doctor/network?networks=ingress")
+        tasks.cancel_scope.cancel()
+    found = msgspec.convert(text, ProbedNodes)
+    assert status == 200
+    assert asked == [("network", {"networks": [make_network("ingress").metadata.uid]})]
+    one, two = found.nodes
+    assert one.probe == NodeProbe(networks=("ingress",), peers=1, silent_hosts=(Host("n2", "10.99.0.2"),))
+    assert (two.name, two.probe, two.silence) == ("n2", None, "not connected")

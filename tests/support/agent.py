@@ -15,7 +15,6 @@ from nodeagent.mounts.contents import contents_of
 from nodeagent.ports import BoundFile, ContainerNetwork
 from nodeagent.tasks.container import NODE_LABEL, Identity
 from nodeagent.tasks.crew import Crew
-from nodeagent.tasks.expand import NodeFacts
 from nodeagent.tasks.images import Images
 from nodeagent.tasks.worker import Tools
 from shoal.api.meta import Ref
@@ -23,6 +22,7 @@ from shoal.api.objects import Backend, Object, Task, TaskStatus
 from shoal.api.states import DesiredState, TaskState
 from shoal.machinery.clock import Clock, VirtualClock
 from shoal.machinery.factories import make_cluster, make_service, make_task
+from shoal.rules.expand import NodeFacts
 
 IMAGE = "shoal-test:1"
 NODE = Ref("n1", "n1uid")

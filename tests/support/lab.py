@@ -132,6 +132,10 @@ class Host:
         """Plug it in again."""
         self.lab.in_fabric("ip", "link", "set", self._port, "up")
 
+    def narrow(self, mtu: int) -> None:
+        """Let the cable carry packets of so many bytes at most; the host does not know."""
+        self.lab.in_fabric("ip", "link", "set", self._port, "mtu", str(mtu))
+
     def run(self, *command: str, stdin: str | None = None, within_s: float = 120.0, **environment: str) -> Output:
         """Run a command there, from the repository's root."""
         entered = self.enter(*command)

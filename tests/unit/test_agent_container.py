@@ -10,7 +10,6 @@ import pytest
 from nodeagent.engine.docker import split_reference
 from nodeagent.ports import ContainerNetwork, NetworkEndpoint
 from nodeagent.tasks.container import Around, Identity, is_of_task, make_body
-from nodeagent.tasks.expand import NodeFacts, expanded
 from nodeagent.tasks.images import is_fixed, registry_of
 from shoal.api import template as t
 from shoal.api.errors import TerminalError
@@ -18,6 +17,7 @@ from shoal.api.objects import Task
 from shoal.api.states import MountType, Protocol, PublishMode
 from shoal.api.units import Bytes, Cpus, Duration
 from shoal.machinery.factories import make_service, make_task
+from shoal.rules.expand import NodeFacts, expanded
 from tests.support.agent import NODE, task_for
 
 OURS = Identity("c1", "n1")

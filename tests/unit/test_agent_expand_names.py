@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from nodeagent.tasks.expand import NodeFacts, expanded
 from shoal.api.grammar import PLACEHOLDERS
 from shoal.machinery.factories import make_service, make_task
+from shoal.rules.expand import NodeFacts, expanded
 
 
 def test_every_placeholder_that_is_accepted_is_filled_in() -> None:

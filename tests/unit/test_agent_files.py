@@ -11,11 +11,11 @@ import pytest
 from nodeagent.assignments import Assignments
 from nodeagent.mounts.contents import Content, contents_of
 from nodeagent.mounts.files import TaskFiles, filesystem_of
-from nodeagent.tasks.expand import NodeFacts
 from shoal.api.errors import DataplaneError, TerminalError
 from shoal.api.meta import Meta, derived_uid
 from shoal.api.objects import Config, FileSpec, Secret, Task
 from shoal.api.template import FileUse
+from shoal.rules.expand import NodeFacts
 from tests.support.agent import task_for
 
 NODE = NodeFacts("n1uid", "host1", "linux", "x86_64")

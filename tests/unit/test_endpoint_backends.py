@@ -143,3 +143,17 @@ def test_a_node_that_comes_back_is_routed_to_again() -> None:
     picture.put(N1)
     picture.step(f"node/{N1.metadata.uid}")
     assert picture.one(Backend).status.ready
+
+
+@pytest.mark.parametrize(
+    ("hostname", "expected"),
+    [("", ""), ("db", "db"), ("broker-{{.Task.Slot}}-on-{{.Node.Hostname}}", "broker-1-on-n1"), ("{{.Nothing}}", "")],
+    ids=["none", "the same for all tasks", "one of its own", "one that nobody can fill in"],
+)
+def test_a_backend_tells_the_hostname_of_its_container(hostname: str, expected: str) -> None:
+    named = make_task(
+        make_service("web", hostname=hostname), 1, state=TaskState.STARTING, node=N1, addresses=(ADDRESS,)
+    )
+    picture = Picture(CONTROLLER, N1, named)
+    picture.settle(f"task/{named.metadata.uid}")
+    assert picture.one(Backend).spec.hostname == expected

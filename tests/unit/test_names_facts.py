@@ -113,24 +113,28 @@ def backend(*, ready: bool, container: str = "") -> Backend:
             OTHER,
             (TaskAddress(FRONT, "10.0.1.7/24", "02:42:0a:00:01:07", ("www",)),),
             slot="1",
+            hostname="Site-1",
         ),
         status=BackendStatus(ready=ready, container=container),
     )
 
 
-def test_a_ready_backend_answers_for_its_service_its_aliases_its_slot_and_itself() -> None:
+def test_a_ready_backend_answers_for_its_service_its_aliases_its_slot_its_hostname_and_itself() -> None:
     assert names_of(backend(ready=True, container="0123456789ab")) == {
         ("uf", name, rank, "10.0.1.7")
         for name, rank in (
             ("web", "SERVICE"), ("www", "ALIAS"), ("tasks.web", "SERVICE"), ("tasks.www", "SERVICE"),
-            ("all.web", "SERVICE"), ("all.www", "SERVICE"), ("web.1", "SLOT"), ("web.1.x", "TASK"),
-            ("0123456789ab", "TASK"),
+            ("all.web", "SERVICE"), ("all.www", "SERVICE"), ("web.1", "SLOT"), ("site-1", "SLOT"),
+            ("web.1.x", "TASK"), ("0123456789ab", "TASK"),
         )
     }  # fmt: skip
 
 
 def test_a_backend_that_is_not_ready_is_found_by_its_own_names_and_among_all() -> None:
-    own = {("all.web", "SERVICE"), ("all.www", "SERVICE"), ("web.1", "SLOT_UNREADY"), ("web.1.x", "TASK")}
+    own = {
+        ("all.web", "SERVICE"), ("all.www", "SERVICE"), ("web.1", "SLOT_UNREADY"), ("site-1", "SLOT_UNREADY"),
+        ("web.1.x", "TASK"),
+    }  # fmt: skip
     known = {("uf", name, "KNOWN", "") for name in ("web", "www", "tasks.web", "tasks.www")}
     assert names_of(backend(ready=False)) == known | {("uf", name, rank, "10.0.1.7") for name, rank in own}
 

@@ -115,6 +115,7 @@ def test_an_address_has_the_name_of_its_service_or_task(address: str, expected: 
         pytest.param("10.0.1.10", "ub", BOTH, id="whichever of our addresses it asks"),
         pytest.param("10.0.1.77", "uf", Scope(("uf",)), id="a stranger sees the network it is on"),
         pytest.param("10.0.1.77", "ub", None, id="and no other"),
+        pytest.param("127.0.0.1", "uf", Scope(("uf",)), id="the host itself sees the network it asks on"),
         pytest.param("192.0.2.7", "uf", None, id="somebody from outside sees nothing"),
     ],
 )

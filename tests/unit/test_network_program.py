@@ -206,17 +206,23 @@ async def test_a_network_the_engine_refuses_keeps_only_its_own_tasks_waiting(
             ),
             id="bridge-beside-an-overlay",
         ),
+        pytest.param(
+            (NetworkUse("front", driver_opts={"a": "b"}, uid="net1"),),
+            (TaskAddress(FRONT, "10.0.1.20/24", ""),),
+            ContainerNetwork((NetworkEndpoint("shoal-net-front.net1", "10.0.1.20", options={"a": "b"}),)),
+            id="an attachment's driver options",
+        ),
     ],
 )
 async def test_a_container_is_wired_as_its_networks_say(
     node: NodeNetwork,
     kernel: Kernel,
-    networks: tuple[str, ...],
+    networks: tuple[str | NetworkUse, ...],
     addresses: tuple[TaskAddress, ...],
     expected: ContainerNetwork,
 ) -> None:
     await node.program(told())
-    service = make_service(networks=tuple(NetworkUse(name) for name in networks))
+    service = make_service(networks=tuple(use if isinstance(use, NetworkUse) else NetworkUse(use) for use in networks))
     assert await node.prepare(make_task(service, addresses=addresses)) == expected
 
 

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from shoal.api.errors import TerminalError
 from shoal.api.grammar import LABEL, label_in
-from shoal.api.objects import Task
+from shoal.api.objects import Node, Task
 from shoal.api.template import Mount, TaskTemplate
 
 _PLACEHOLDER: Final = re.compile(r"(\s*\{\{-|\{\{)\s*(.*?)\s*(-\}\}\s*|\}\})", re.DOTALL)
@@ -29,20 +29,36 @@ class NodeFacts(Struct, frozen=True):
     os: str = ""
     architecture: str = ""
 
+    @staticmethod
+    def of(node: Node) -> NodeFacts:
+        about = node.status.description
+        hostname = about.hostname or node.metadata.name
+        return NodeFacts(node.metadata.uid, hostname, about.os, about.architecture)
+
 
 def expanded(task: Task, node: NodeFacts) -> TaskTemplate:
     """Return the task's template with every placeholder filled in; TerminalError names one that is not known."""
-    template, values, labels = task.spec.template, values_of(task, node), task.metadata.labels
-
-    def fill(text: str) -> str:
-        return _PLACEHOLDER.sub(lambda found: _value(text, found[2], values, labels), text) if "{{" in text else text
-
+    template, fill = task.spec.template, _filler(task, node)
     return msgspec.structs.replace(
         template,
         env=tuple(_in_value(variable, fill) for variable in template.env),
         hostname=fill(template.hostname),
         mounts=tuple(_in_mount(mount, fill) for mount in template.mounts),
     )
+
+
+def hostname_of(task: Task, node: NodeFacts) -> str:
+    """Return the hostname that a task's template asks for, "" for none; TerminalError as for `expanded`."""
+    return _filler(task, node)(task.spec.template.hostname)
+
+
+def _filler(task: Task, node: NodeFacts) -> Callable[[str], str]:
+    values, labels = values_of(task, node), task.metadata.labels
+
+    def fill(text: str) -> str:
+        return _PLACEHOLDER.sub(lambda found: _value(text, found[2], values, labels), text) if "{{" in text else text
+
+    return fill
 
 
 def values_of(task: Task, node: NodeFacts) -> dict[str, str]:
