@@ -39,6 +39,12 @@ A report is one transaction, and what follows it (backends, who has programmed t
 processes, and containers start no sooner for it. The distance shrinks as tasks arrive: the last are told at once.
 """
 
+RESTS_PER_REPORT: Final = 4.0
+"""Nor, in a large burst, more often than once in so many times what the last report took: the managers have much to
+do then, and would have more of it. A tenth of a second at most is usual, and moves nothing."""
+
+LONGEST_GAP_S: Final = 5.0
+
 LEAST_WAIT_S: Final = 0.001
 """A shorter wait is over: clocks are not more exact."""
 
@@ -67,6 +73,11 @@ class Reporter:
         self._on_their_way: set[str] = set()
         """Tasks that were last said to be in a state before running."""
         self._is_urgent = False
+        self._sooner = anyio.Event()
+        """The distance that is being kept has shrunk, or somebody waits."""
+        self._kept_s = 0.0
+        self._took_s = 0.0
+        """How long the last report waited for its answer."""
         self._is_due = False
         """A sign of life has to be a report."""
         self._applied: int | None = None
@@ -86,7 +97,7 @@ class Reporter:
         if known is None or status.state.rank >= known.state.rank:
             self._pending[name] = self._said[name] = status
             (self._on_their_way.discard if _is_there(status) else self._on_their_way.add)(name)
-            self._news.set()
+            self._tell_sooner()
 
     def applied(self, revision: int, *, is_urgent: bool = False) -> None:
         """Say up to which revision the node's network is programmed; at once if somebody waits for it."""
@@ -94,7 +105,7 @@ class Reporter:
             self._applied = revision
             self._unsent.add("applied")
             self._is_urgent |= is_urgent
-            self._news.set()
+            self._tell_sooner()
 
     def describe(self, description: NodeDescription) -> None:
         if description != self._description:
@@ -138,7 +149,7 @@ class Reporter:
             await self._clock.sleep(self._period_s / BEATS_PER_PERIOD)
             if not self._sink.beat():
                 self._is_due = True
-                self._news.set()
+                self._tell_sooner()
 
     async def _tell(self) -> None:
         retry_s = 0.0
@@ -169,14 +180,27 @@ class Reporter:
             await self._send()
 
     async def _keep_distance(self, sent_at: float) -> None:
-        """Return when the next report may go, looking again with each news."""
-        while not self._is_urgent and (left_s := sent_at + self._gap_s() - self._clock.monotonic()) > LEAST_WAIT_S:
-            await wait(self._clock, self._news, left_s)
-            self._news = anyio.Event()
+        """Return when the next report may go."""
+        while not self._is_urgent:
+            self._kept_s = self._gap_s()
+            left_s = sent_at + self._kept_s - self._clock.monotonic()
+            if left_s <= LEAST_WAIT_S:
+                break
+            self._sooner = anyio.Event()
+            await wait(self._clock, self._sooner, left_s)
+        self._kept_s = 0.0
+
+    def _tell_sooner(self) -> None:
+        """There is news. It shortens a wait only if it is urgent, or one of the last of a burst."""
+        self._news.set()
+        if self._is_urgent or self._gap_s() < self._kept_s:
+            self._sooner.set()
 
     def _gap_s(self) -> float:
         on_their_way = len(self._on_their_way)
-        return min(GAP_MOST_S, GAP_PER_TASK_S * on_their_way) if on_their_way >= BURST else 0.0
+        longest_s = GAP_MOST_S if self._is_due else LONGEST_GAP_S
+        most_s = min(longest_s, max(GAP_MOST_S, RESTS_PER_REPORT * self._took_s))
+        return min(most_s, GAP_PER_TASK_S * on_their_way) if on_their_way >= BURST else 0.0
 
     async def _send(self) -> None:
         tasks = dict(list(self._pending.items())[:MOST_TASKS])
@@ -187,11 +211,13 @@ class Reporter:
             description=self._description if "description" in unsent else None,
             address=self._address if "description" in unsent else "",
         )
+        began = self._clock.monotonic()
         try:
             receipt = await self._sink.report(report)
         except BaseException:
             self._unsent |= unsent
             raise
+        self._took_s = self._clock.monotonic() - began
         self.expect(receipt.period_s())
         for name, sent in tasks.items():
             if self._pending.get(name) is sent:

@@ -41,8 +41,9 @@ class Occupied(Fold[Task]):
         self.nodes: Counter[str] = Counter()
 
     def change(self, old: Task | None, new: Task | None) -> None:
-        for task, sign in ((old, -1), (new, 1)):
-            for uid in _node_of(task) if task is not None else ():
+        before, after = (_node_of(task) if task is not None else () for task in (old, new))
+        for uids, sign in ((before, -1), (after, 1)) if before != after else ():
+            for uid in uids:
                 self.nodes[uid] += sign
                 if not self.nodes[uid]:
                     del self.nodes[uid]

@@ -98,6 +98,8 @@ class Ledger(Fold[Task]):
         self.doubtful.update(self._nodes_of.get(service, ()))
 
     def change(self, old: Task | None, new: Task | None) -> None:
+        if old is not None and new is not None and _holds_the_same(old, new):
+            return
         if old is not None:
             self._note(old, -1)
         if new is not None:
@@ -205,6 +207,17 @@ class RolloutDoubts(Fold[Rollout]):
         assert some is not None
         if before is None or after is None or (before.state, before.target) != (after.state, after.target):
             self._ledger.doubt_service(some.service.uid)
+
+
+def _holds_the_same(old: Task, new: Task) -> bool:
+    """A task goes on its way on its node: what it takes there, and who waits, is as before."""
+    was, now = old.spec, new.spec
+    return (
+        old.status.state.is_assigned
+        and new.status.state.is_assigned
+        and was.desired_state is now.desired_state
+        and (was.node, was.generic, was.addresses) == (now.node, now.generic, now.addresses)
+    )
 
 
 def _count(counter: Counter[K], key: K, sign: int) -> None:

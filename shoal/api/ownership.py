@@ -85,7 +85,7 @@ def check(actor: str, old: o.Object | None, new: o.Object | None) -> None:
 
 def _check_task(actor: str, old: o.Task, new: o.Task) -> None:
     name = old.metadata.name
-    changed = _changed(old.spec, new.spec)
+    changed = _changed(old.spec, new.spec) if old.spec is not new.spec else []
     for field in changed:
         if actor not in _TASK_FIELDS.get(field, frozenset()):
             raise InvariantError(f"{actor} may not change {field} of task {name}")

@@ -129,7 +129,11 @@ def _by_kind(parts: Iterable[P]) -> dict[type[Any], list[P]]:
 def _file(index: Index[Any], groups: dict[str, dict[str, Any]], key: str, old: Any, new: Any) -> None:
     before = tuple(index.values_of(old)) if old is not None else ()
     after = tuple(index.values_of(new)) if new is not None else ()
-    for value in before if before != after else ():
+    if before == after:
+        for value in after:
+            groups[value][key] = new
+        return
+    for value in before:
         if value in after:
             continue
         groups[value].pop(key, None)

@@ -115,6 +115,8 @@ def is_same(old: Object, new: Object) -> bool:
         return False
     if any(getattr(old, name) != getattr(new, name) for name in new.__struct_fields__ if name != "metadata"):
         return False
+    if old.metadata is new.metadata:
+        return True
     kept = {name: getattr(old.metadata, name) for name in _FILLED}
     same: bool = old.metadata == msgspec.structs.replace(new.metadata, **kept)
     return same

@@ -18,7 +18,7 @@ from nodeagent.client import Receipt, Report
 from nodeagent.engine.contract import LogLine
 from nodeagent.engine.fake import FakeEngine
 from nodeagent.engine.frames import FrameReader
-from nodeagent.reporter import BURST, GAP_MOST_S, MOST_TASKS, Reporter
+from nodeagent.reporter import BURST, GAP_MOST_S, LONGEST_GAP_S, MOST_TASKS, Reporter
 from nodeagent.tasks.images import UNREACHABLE_S, Images
 from shoal.api import keys
 from shoal.api.errors import EngineError, UnavailableError
@@ -191,6 +191,24 @@ async def test_while_several_tasks_are_on_their_way_what_goes_down_the_stream_ke
         assert desk.server.applied == []
         await desk.clock.run_for(GAP_MOST_S)
         assert desk.server.applied == [44]
+
+
+@pytest.mark.anyio
+async def test_managers_that_take_long_to_answer_are_told_less_often_of_a_large_burst() -> None:
+    desk = Desk()
+    async with in_a_burst(desk):
+        for slot in range(200):
+            desk.reporter.status(task_for(slot), TaskStatus(S.PREPARING))
+        desk.server.gate, desk.server.has_stream = anyio.Event(), True
+        await desk.clock.run_for(2 * GAP_MOST_S)
+        desk.server.gate.set()
+        await desk.clock.run_for(0)
+        told = len(desk.server.reports)
+        desk.reporter.status(task_for(7), TaskStatus(S.READY))
+        await desk.clock.run_for(2 * GAP_MOST_S)
+        assert len(desk.server.reports) == told
+        await desk.clock.run_for(LONGEST_GAP_S)
+        assert len(desk.server.reports) == told + 1
 
 
 @pytest.mark.anyio
