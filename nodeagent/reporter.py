@@ -39,11 +39,12 @@ A report is one transaction, and what follows it (backends, who has programmed t
 processes, and containers start no sooner for it. The distance shrinks as tasks arrive: the last are told at once.
 """
 
+GAP_PER_MANY_S: Final = 0.005
 RESTS_PER_REPORT: Final = 4.0
-"""Nor, in a large burst, more often than once in so many times what the last report took: the managers have much to
-do then, and would have more of it. A tenth of a second at most is usual, and moves nothing."""
-
 LONGEST_GAP_S: Final = 5.0
+"""More, and the most, in a large burst: of 1,000 tasks an engine starts a few while 5 s pass, and whoever waits for one
+of them waits for minutes. And no more than once in so many times what the last report took: managers that are slow to
+answer have much to do, and would have more of it."""
 
 LEAST_WAIT_S: Final = 0.001
 """A shorter wait is over: clocks are not more exact."""
@@ -199,7 +200,7 @@ class Reporter:
     def _gap_s(self) -> float:
         on_their_way = len(self._on_their_way)
         longest_s = GAP_MOST_S if self._is_due else LONGEST_GAP_S
-        most_s = min(longest_s, max(GAP_MOST_S, RESTS_PER_REPORT * self._took_s))
+        most_s = min(longest_s, max(GAP_MOST_S, GAP_PER_MANY_S * on_their_way, RESTS_PER_REPORT * self._took_s))
         return min(most_s, GAP_PER_TASK_S * on_their_way) if on_their_way >= BURST else 0.0
 
     async def _send(self) -> None:

@@ -194,6 +194,23 @@ async def test_while_several_tasks_are_on_their_way_what_goes_down_the_stream_ke
 
 
 @pytest.mark.anyio
+async def test_of_a_great_many_tasks_on_their_way_few_reports_tell_and_all_is_told_once_they_run() -> None:
+    desk = Desk()
+    desk.server.has_stream = True
+    async with in_a_burst(desk):
+        for state in (S.ACCEPTED, S.PREPARING, S.READY, S.STARTING):
+            for slot in range(1000):
+                desk.reporter.status(task_for(slot), TaskStatus(state))
+            await desk.clock.run_for(GAP_MOST_S)
+        assert len(desk.server.reports) <= 1
+        for slot in range(1000):
+            desk.reporter.status(task_for(slot), TaskStatus(S.RUNNING))
+        await desk.clock.run_for(0)
+        assert {state for _, state in desk.server.told()[-1000:]} == {S.RUNNING}
+        assert len(desk.server.reports) <= 3
+
+
+@pytest.mark.anyio
 async def test_managers_that_take_long_to_answer_are_told_less_often_of_a_large_burst() -> None:
     desk = Desk()
     async with in_a_burst(desk):
