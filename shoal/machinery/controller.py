@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar
 
+from msgspec import Struct
+
 from shoal.api.errors import InvariantError
 from shoal.api.keys import key_of
 from shoal.api.objects import Object
@@ -26,22 +28,19 @@ from shoal.machinery.store import Compare, Exists, Unchanged
 V = TypeVar("V")
 
 
-@dataclass(frozen=True)
-class Create:
+class Create(Struct, frozen=True):
     """Write an object whose key must not exist yet. `lease` objects die with the process's own lease."""
 
     obj: Object
 
 
-@dataclass(frozen=True)
-class Replace:
+class Replace(Struct, frozen=True):
     """Write the new state of an object that was read: `new.metadata.resource_version` must still be its revision."""
 
     new: Object
 
 
-@dataclass(frozen=True)
-class Remove:
+class Remove(Struct, frozen=True):
     """Delete an object that was read, if it is unchanged since."""
 
     obj: Object
@@ -50,8 +49,7 @@ class Remove:
 Step = Create | Replace | Remove
 
 
-@dataclass(frozen=True)
-class Action:
+class Action(Struct, frozen=True):
     """What is written together, in one transaction, and why.
 
     `reason` is a constant CamelCase word (TaskFailed, ScaledDown); `note` completes it for the event shown to users
@@ -83,8 +81,7 @@ class Action:
         return (*self.compares, *implied)
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """What to do now. An empty plan is the usual one.
 
     Actions are carried out in order; neighbours may share a transaction. If one meets a conflict the rest is dropped

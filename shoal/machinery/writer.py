@@ -56,8 +56,7 @@ Reader = Callable[[str], Object | None]
 """Finds what was read at a key, with its resource version; None if nothing was."""
 
 
-@dataclass(frozen=True)
-class Prepared:
+class Prepared(msgspec.Struct, frozen=True):
     """An action as the store takes it. `writes` is empty where everything is as wanted already."""
 
     compares: tuple[Compare, ...]
@@ -73,17 +72,18 @@ def prepare(action: Action, read: Reader, actor: str, now: datetime) -> Prepared
     """
     compares = dict.fromkeys(action.compares)
     writes: list[Write] = []
+    cost = 0
     for step in action.steps:
         key, expected, write = _prepare_step(step, read, actor, now)
         compares[Unchanged(key, expected)] = None
         if write is not None:
             writes.append(write)
+            cost += len(key) + (len(write.value) if isinstance(write, Put) else 0)
     if len(writes) >= MAX_OPERATIONS or len(compares) >= MAX_COMPARES:
         raise InvariantError(
             f"{action.reason} is {len(writes)} writes and {len(compares)} compares at once; "
             f"at most {MAX_OPERATIONS - 1} and {MAX_COMPARES - 1} go"
         )
-    cost = sum(len(write.key) + (len(write.value) if isinstance(write, Put) else 0) for write in writes)
     return Prepared(tuple(compares), tuple(writes), cost)
 
 
@@ -153,13 +153,16 @@ class Pack:
     def takes(self, item: Prepared) -> bool:
         if not self.writes and not self.compares:
             return True
-        return (
-            len(self.writes) + len(item.writes) < MAX_OPERATIONS
-            and len(self.compares) + len(item.compares) < MAX_OPERATIONS
-            and self.cost + item.cost <= MAX_TRANSACTION_BYTES
-            and not any(write.key in self._written for write in item.writes)
-            and not any(self._writes_what(compare) for compare in item.compares)
-        )
+        if (
+            len(self.writes) + len(item.writes) >= MAX_OPERATIONS
+            or len(self.compares) + len(item.compares) >= MAX_OPERATIONS
+            or self.cost + item.cost > MAX_TRANSACTION_BYTES
+        ):
+            return False
+        for write in item.writes:
+            if write.key in self._written:
+                return False
+        return not any(map(self._writes_what, item.compares))
 
     def _writes_what(self, compare: Compare) -> bool:
         if isinstance(compare, NoneUnder):
@@ -167,10 +170,12 @@ class Pack:
         return compare.key in self._written
 
     def add(self, item: Prepared) -> None:
-        self.compares.update(dict.fromkeys(item.compares))
-        self.writes.extend(item.writes)
+        for compare in item.compares:
+            self.compares[compare] = None
+        for write in item.writes:
+            self.writes.append(write)
+            self._written.add(write.key)
         self.cost += item.cost
-        self._written.update(write.key for write in item.writes)
 
     def txn(self, fence: Compare | None) -> Txn:
         fences = (fence,) if fence is not None else ()
@@ -326,10 +331,10 @@ class Writer:
         while call.untaken:
             await self._await_company()
             async with self._lanes:
-                batch = self._take()
+                pack, batch = self._take()
                 if batch:
                     with anyio.CancelScope(shield=True):  # others wait for what we carry, so a caller's end waits too
-                        await self._carry(batch, ROUNDS)
+                        await self._carry(batch, pack, ROUNDS)
         if call.undone:
             await call.over.wait()
 
@@ -341,21 +346,21 @@ class Writer:
             quiet = 0 if len(self._pending) > seen else quiet + 1
             seen = len(self._pending)
 
-    def _take(self) -> list[_Entry]:
+    def _take(self) -> tuple[Pack, list[_Entry]]:
         """Take from the front of the queue what fits into one transaction."""
-        pack, batch = Pack(), []
+        pack, batch = Pack(), list[_Entry]()
         while self._pending and pack.takes(self._pending[0].item):
             entry = self._pending.popleft()
             entry.take()
             pack.add(entry.item)
             batch.append(entry)
-        return batch
+        return pack, batch
 
-    async def _carry(self, batch: Sequence[_Entry], rounds: int) -> None:
+    async def _carry(self, batch: Sequence[_Entry], pack: Pack, rounds: int) -> None:
         """Write a batch and tell each of its entries how it went, whatever happens."""
         try:
             fence = self._fence()
-            revision = await self._commit(_packed(entry.item for entry in batch).txn(fence))
+            revision = await self._commit(pack.txn(fence))
         except ConflictError as error:
             is_fenced = isinstance(fence, CreatedAt) and fence.key == error.key
             if len(batch) > 1 and not is_fenced:
@@ -379,9 +384,9 @@ class Writer:
             guilty = list(batch)
         rest = [entry for entry in batch if entry not in guilty]
         for entry in guilty:
-            await self._carry([entry], 0)
+            await self._carry([entry], _packed([entry.item]), 0)
         if rest:
-            await self._carry(rest, rounds - 1)
+            await self._carry(rest, _packed(entry.item for entry in rest), rounds - 1)
 
     async def _commit(self, txn: Txn) -> int:
         """Commit, and find out about a lost answer: the keys tell whether it was written."""
@@ -415,8 +420,7 @@ class Writer:
         return max((found.revision for found in listings), default=0) if gone else 0
 
 
-@dataclass(frozen=True)
-class _Ready:
+class _Ready(msgspec.Struct, frozen=True):
     action: Action
     item: Prepared
 
