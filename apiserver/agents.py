@@ -199,6 +199,8 @@ class Agents:
         return [body for key in told if (body := self._body(key))]
 
     def _body(self, key: str) -> bytes:
+        if keys.kind_at(key) not in _OPENED:
+            return self._mirror.bytes_of(key)
         obj = self._mirror.read(key)
         assert obj is not None
         if isinstance(obj, SEALED):
@@ -207,10 +209,8 @@ class Agents:
             except ValueError as error:
                 log.error("secret_not_opened", key=key, reason=str(error))
                 return b""
-        elif isinstance(obj, o.Cluster):
-            obj = for_agents(obj)
         else:
-            return self._mirror.bytes_of(key)
+            obj = for_agents(obj)
         return wire.spliced(codec.encode(obj), self._mirror.version(obj.metadata.resource_version))
 
     def _version(self) -> int:
@@ -241,7 +241,7 @@ class Agents:
             self._epoch += 1
             for outbox in self._streams.values():
                 outbox.woken.set()
-        if is_new or any(_is_manager(change.old) or _is_manager(change.new) for change in changes):
+        if is_new or any(change.kind is o.Node and _concerns_managers(change) for change in changes):
             nodes = self._mirror.cache.all(o.Node).values()
             self._managers = tuple(sorted(node.status.api for node in nodes if _is_manager(node) and node.status.api))
         now, soon = self._pictures.offer(changes)
@@ -340,6 +340,13 @@ class Agents:
 def _is_manager(obj: o.Object | None) -> bool:
     return isinstance(obj, o.Node) and obj.spec.role is Role.MANAGER
 
+
+def _concerns_managers(change: Change) -> bool:
+    return _is_manager(change.old) or _is_manager(change.new)
+
+
+_OPENED: Final = frozenset({*SEALED, o.Cluster})
+"""Kinds that agents get otherwise than they are stored."""
 
 _NO_CLUSTER: Final = o.Cluster(metadata=Meta(name="default"))
 

@@ -287,6 +287,11 @@ def _version(cache: Cache, key: str) -> int:
     return obj.metadata.resource_version if obj is not None else 0
 
 
+def _node_of(obj: o.Object | None) -> str:
+    """Return the uid of the node a task is on, "" if it is on none."""
+    return obj.spec.node.uid if isinstance(obj, o.Task) and obj.spec.node is not None else ""
+
+
 def _is_at(change: Change, node_uid: str) -> bool:
     return any(isinstance(obj, o.Attachment) and obj.spec.node.uid == node_uid for obj in (change.old, change.new))
 
@@ -333,14 +338,16 @@ class Pictures:
         for change in changes:
             for picture in self._concerned(change):
                 picture.offer(change)
-                (soon if change.kind is o.Attachment and not _is_at(change, picture.node_uid) else now).add(picture)
+                can_wait = change.kind is o.Attachment and not _is_at(change, picture.node_uid)
+                (soon if can_wait else now).add(picture)
         return now, soon - now
 
     def _concerned(self, change: Change) -> list[Picture]:
         kind = change.kind
         if kind is o.Task:
-            nodes = {obj.spec.node.uid for obj in (change.old, change.new) if isinstance(obj, o.Task) and obj.spec.node}
-            return [picture for uid in nodes for picture in self._by_node.get(uid, ())]
+            before, after = _node_of(change.old), _node_of(change.new)
+            here = self._by_node.get(after, [])
+            return here if before in ("", after) else [*self._by_node.get(before, ()), *here]
         if kind is o.Node:
             obj = change.new if change.new is not None else change.old
             return self._by_node.get(obj.metadata.uid, []) if obj is not None else []

@@ -117,14 +117,16 @@ class Objects:
         self._joined.note(changes, is_new=is_new)
         if is_new:
             return
+        base = self._mirror.base
         for change in changes:
-            body = self.body(change.kind, change.key) if change.new is not None else b""
-            if change.kind is o.Event and change.new is not None:
+            kind = change.kind
+            body = self.body(kind, change.key) if change.new is not None else b""
+            if kind is o.Event and change.new is not None:
                 self._events_seen = max(self._events_seen, change.new.metadata.resource_version)
-            at = self._seen(change.kind)
-            record = Record(at, self._mirror.version(at), change.key, change.old, change.new, body)
-            self._hub.publish(change.kind, record)
-            if change.kind is o.Service:
+            at = self._seen(kind)
+            record = Record(at, at + base, change.key, change.old, change.new, body)
+            self._hub.publish(kind, record)
+            if kind is o.Service:
                 self._joined.was_told(change.key)
 
     def tell_joined(self, key: str, service: o.Service) -> None:

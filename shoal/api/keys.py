@@ -36,6 +36,7 @@ EVENTS: Final = "/shoal-events/"
 LIVE: Final = "/shoal-live/"
 LEADERS: Final = "/shoal-leaders/"
 CLUSTER: Final = "/shoal/cluster"
+_AFTER_ROOT: Final = len(ROOT)
 
 _PREFIXES: dict[type[o.Object], str] = {
     kind: f"{ROOT}{kind.PLURAL}/" for kind in o.KINDS.values() if kind not in (o.Claim, o.Cluster, o.Event, o.Presence)
@@ -57,7 +58,10 @@ def prefix_of(kind: type[o.Object]) -> str:
 def kind_at(key: str) -> type[o.Object] | None:
     """Return the kind of object that lies at a key, None for a key that is none of ours."""
     if key.startswith(ROOT):
-        return o.Cluster if key == CLUSTER else _BY_PLURAL.get(key[len(ROOT) :].partition("/")[0])
+        end = key.find("/", _AFTER_ROOT)
+        if end < 0:
+            return o.Cluster if key == CLUSTER else _BY_PLURAL.get(key[_AFTER_ROOT:])
+        return _BY_PLURAL.get(key[_AFTER_ROOT:end])
     if key.startswith(LIVE):
         return o.Presence
     return o.Event if key.startswith(EVENTS) else None
