@@ -1,0 +1,91 @@
+"""Updates in a row while clients ask without a pause, from outside and within: no request is lost."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.e2e.test_overlays import container, network, vip
+from tests.support.cluster import Cluster, forming
+from tests.support.lab import Lab
+from tests.support.load import Way, in_container, in_fabric, serving, under_load
+from tests.support.user import SLEEP, apply, service, start
+
+PORT = 8151
+RATE = 200
+"""Requests a second by each of port, virtual IP and name: half on connections of their own, half on kept ones."""
+
+REQUESTS = 20_000
+
+
+CASES = {
+    "a single replica, start-first": {"replicas": 1, "order": "start-first"},
+    "start-first": {"replicas": 3, "order": "start-first"},
+    "stop-first": {"replicas": 3, "order": "stop-first"},
+}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """With --full all cases, otherwise the seed chooses one."""
+    option = metafunc.config.option
+    names = list(CASES) if option.full else [random.Random(option.seed).choice(list(CASES))]
+    metafunc.parametrize("name", names)
+
+
+@pytest.fixture(scope="module")
+def formed(lab: Lab) -> Iterator[Cluster]:
+    """Three hosts, on each of them a container that clients can ask from."""
+    with forming(lab, 61, 62, 63) as cluster:
+        start(cluster.boss, f"{network('front')}---\n{service('asking', networks=['front'], mode='global', **SLEEP)}")
+        cluster.settle("asking", **{host.name: 1 for host in cluster.hosts})
+        yield cluster
+
+
+@pytest.fixture
+def cluster(formed: Cluster, request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    request.node.lab_hosts = formed.hosts
+    yield formed
+    formed.boss.shoal("delete service asked").ok()
+
+
+def ways(lab: Lab, cluster: Cluster) -> dict[str, Way]:
+    """By the published port of every node, from outside; by virtual IP and by name, from a container on every node."""
+    inside = [(host, in_container(host, container(host, "asking"))) for host in cluster.hosts]
+    address = vip(cluster, "asked", "front")
+    rate = RATE / 2 / len(inside)
+    return {
+        "mesh": Way(in_fabric(lab), [(host.address, PORT) for host in cluster.hosts], rate),
+        **{f"vip on {host.name}": Way(enter, [(address, 80)], rate) for host, enter in inside},
+        **{f"name on {host.name}": Way(enter, [("asked", 80)], rate) for host, enter in inside},
+    }
+
+
+def test_updates_in_a_row_lose_no_request(lab: Lab, cluster: Cluster, name: str, full: bool) -> None:
+    """With --full ten updates, and 20,000 requests of each way; otherwise two updates."""
+    began, number = time.monotonic(), 0
+    apply(cluster.boss, asked(CASES[name], number)).ok()
+    with under_load(lab, ways(lab, cluster)) as heard:
+        while number < (10 if full else 2) or (full and (time.monotonic() - began) * RATE < REQUESTS):
+            number += 1
+            apply(cluster.boss, asked(CASES[name], number)).ok()
+    print(f"{number} updates in {time.monotonic() - began:.0f} s; told, on kept connections, of these were opened:")
+    for way, one in heard.items():
+        print(f"{way}: {one.told}, {one.kept}, {one.opened}")
+    for way, one in heard.items():
+        assert one.lost == [], way
+        assert one.told > 0
+        assert one.kept > 2 * one.opened, "connections are kept"
+    if full:
+        assert heard["mesh"].told >= REQUESTS
+
+
+def asked(case: dict[str, Any], number: int) -> str:
+    """The manifest of the service that is asked; each number makes new tasks."""
+    return service(
+        "asked", replicas=case["replicas"], networks=["front"], ports=[f"{PORT}:80"], env=[f"NUMBER={number}"],
+        update={"order": case["order"], "monitor": "500ms"}, **serving(),
+    )  # fmt: skip
