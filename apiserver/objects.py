@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
+from http import HTTPStatus
 from typing import Any, Final
 
 import anyio
@@ -32,6 +33,7 @@ from shoal.api.errors import (
     InvalidError,
     NotFoundError,
     ShoalError,
+    UnavailableError,
 )
 from shoal.machinery.cache import Cache, Change
 
@@ -225,7 +227,10 @@ class Objects:
         return msgspec.json.encode(_plain(obj))
 
     async def apply(self, request: web.Request) -> web.StreamResponse:
-        """Validate all, then write all, services last; nothing is written unless everything is valid."""
+        """Validate all, then write all, services last; nothing is written unless everything is valid.
+
+        Where somebody is in the way of a later one all the same, it ends there: 207 tells what is written by then.
+        """
         incoming.only(request.query, "dryRun")
         wanted = sorted(_wanted(incoming.json_from(await request.read())), key=lambda obj: isinstance(obj, o.Service))
         dry_run = incoming.flag(request.query, "dryRun")
@@ -233,9 +238,15 @@ class Objects:
         admissions = self._admitted(self._writes.view(await self._mirror.fresh()), wanted, uids)
         if dry_run:
             return json_response(msgspec.json.encode({"results": [self._would(one) for one in admissions]}))
-        results = []
+        results: list[dict[str, Any]] = []
         for new, uid in zip(wanted, uids, strict=True):
-            written = await self._writes.write(lambda view, new=new, uid=uid: self._admit_one(view, new, uid))  # type: ignore[misc]
+            try:
+                written = await self._writes.write(lambda view, new=new, uid=uid: self._admit_one(view, new, uid))  # type: ignore[misc]
+            except ShoalError as error:
+                if not results:
+                    raise
+                rest = _unwritten(error, wanted[len(results) :])
+                return json_response(msgspec.json.encode({"results": [*results, *rest]}), HTTPStatus.MULTI_STATUS)
             results.append(_result(written.admission))
             audit.note(f"{new.KIND.lower()}/{new.metadata.name}", written.admission.result)
         return json_response(msgspec.json.encode({"results": results}))
@@ -282,6 +293,14 @@ def _plain(obj: o.Object) -> dict[str, Any]:
 def _result(admission: Admission) -> dict[str, Any]:
     obj = admission.obj
     return {"kind": obj.KIND, "name": obj.metadata.name, "result": admission.result}
+
+
+def _unwritten(error: ShoalError, left: Sequence[o.Object]) -> Iterator[dict[str, Any]]:
+    """Tell of the object that an error stopped, and of those after it, which nobody tried to write."""
+    is_unknown = isinstance(error, UnavailableError)
+    for at, obj in enumerate(left):
+        plain = {"kind": obj.KIND, "name": obj.metadata.name, "result": "not written"}
+        yield {**plain, "result": "unknown" if is_unknown else "refused", "message": str(error)} if at == 0 else plain
 
 
 def _wanted(plain: Any) -> list[o.Object]:

@@ -23,6 +23,9 @@ from shoal.cli.text import as_yaml, plural
 DIFFERENT: Final = 1
 """diff's exit code where something would change."""
 
+UNWRITTEN: Final = ("refused", "unknown", "not written")
+"""Results of an apply that something stopped half-way: the object it was stopped at, and those after it."""
+
 
 @click.command()
 @file_option
@@ -34,15 +37,17 @@ def apply(ctx: click.Context, files: tuple[str, ...], dry_run: bool, detach: boo
     """Create or change what manifests describe, and wait until it is so.
 
     All objects are checked first; if anything is wrong, nothing is written. Ends when every service runs as asked
-    (0), or says why one does not (1; 3 if others do), or is out of time (4). Interrupting it changes nothing.
+    (0), or says why one does not (1; 3 if others do), or is out of time (4). Interrupting it changes nothing. If
+    something comes in between the check and the last write, it says what is written and what is not (3).
     """
     documents = documents_from(files)
 
     async def work(client: Client) -> int:
         results = await _apply(client, documents, dry_run)
         for result in results:
-            word = f"{result['result']} (dry run)" if dry_run else result["result"]
-            click.echo(f"{result['kind'].lower()}/{result['name']} {word}")
+            click.echo(_told(result, dry_run=dry_run), err=result["result"] in UNWRITTEN)
+        if any(result["result"] in UNWRITTEN for result in results):
+            return PARTIAL
         services = [result["name"] for result in results if result["kind"] == "Service"]
         if dry_run or detach or not services:
             return 0
@@ -74,6 +79,12 @@ def diff(ctx: click.Context, files: tuple[str, ...]) -> int:
         return max(2, error.exit_code)
 
 
+def _told(result: Plain, *, dry_run: bool) -> str:
+    """Say what became of one object."""
+    why = f": {result['message']}" if result.get("message") else ""
+    return f"{result['kind'].lower()}/{result['name']} {result['result']}{why}{' (dry run)' if dry_run else ''}"
+
+
 _COLOURS: Final = {"+": "green", "-": "red", "@": "cyan"}
 
 
@@ -83,7 +94,10 @@ _COLOURS: Final = {"+": "green", "-": "red", "@": "cyan"}
 @timeout_option("10m")
 @click.pass_context
 def scale(ctx: click.Context, pairs: tuple[str, ...], detach: bool, timeout_s: float) -> int:
-    """Set how many tasks services have, and wait until it is so."""
+    """Set how many tasks services have, and wait until it is so.
+
+    A rollout that is paused stays so: new tasks run the revision that was stable before it.
+    """
     wanted = dict(map(_pair, pairs))
 
     async def work(client: Client) -> int:
@@ -99,7 +113,9 @@ def scale(ctx: click.Context, pairs: tuple[str, ...], detach: bool, timeout_s: f
             click.echo(f"service/{done[-1]} scaled to {count}")
         if errors and not done:
             return errors[0].exit_code
-        code = 0 if detach else await follow_services(client, await _revisions(client, done), timeout_s)
+        if detach:
+            return PARTIAL if errors else 0
+        code = await follow_services(client, await _revisions(client, done), timeout_s, is_scaling=True)
         return PARTIAL if errors else code
 
     return run(api_of(ctx), work)

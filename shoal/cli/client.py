@@ -101,8 +101,9 @@ class Client:
         except aiohttp.ClientConnectorError as error:
             raise UnavailableError(self._absent(error)) from error
         except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
+            unknown = "" if method == "GET" else "; whether it did what was asked is not known: ask again"
             raise UnavailableError(
-                f"the API server at {self._where} broke off: {error or type(error).__name__}"
+                f"the API server at {self._where} broke off: {error or type(error).__name__}{unknown}"
             ) from error
 
     def _absent(self, error: aiohttp.ClientConnectorError) -> str:

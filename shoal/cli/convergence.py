@@ -58,8 +58,11 @@ class Progress(Struct, frozen=True):
     """What time is left, counting down."""
 
 
-def progress(service: Plain, tasks: Iterable[Plain], revision: str = "") -> Progress:
-    """Judge a service by its status and tasks; `revision` is the one that was asked for ("" = the present one)."""
+def progress(service: Plain, tasks: Iterable[Plain], revision: str = "", *, is_scaling: bool = False) -> Progress:
+    """Judge a service by its status and tasks; `revision` is the one that was asked for ("" = the present one).
+
+    Who only asked for another number of tasks has it also while a rollout is paused, whatever the tasks' revisions.
+    """
     own = [task for task in tasks if at(task, "spec.service.uid") == at(service, "metadata.uid")]
     if is_job(service):
         return _job_progress(service, own)
@@ -72,6 +75,9 @@ def progress(service: Plain, tasks: Iterable[Plain], revision: str = "") -> Prog
     settled = _is_settled(desired, own, current)
     if revision and current != revision and state == RolloutState.ROLLBACK_COMPLETED:
         stage, cause = Stage.ROLLED_BACK, at(service, "status.attempt.message") or cause
+    elif is_known and state in PAUSED and is_scaling:
+        stage = Stage.CONVERGED if running == desired else Stage.GOING
+        cause = f"the rollout stays paused: {at(service, 'status.rollout.message')}" if running == desired else cause
     elif is_known and state in PAUSED:
         stage, cause = Stage.FAILED, at(service, "status.rollout.message") or cause or f"the rollout is {state}"
     elif is_known and running == desired == updated and state not in IN_PROGRESS:
@@ -185,8 +191,8 @@ def has_run_for(tasks: Iterable[Plain], uid: str, running: int, now: datetime, s
 class Watch:
     """Judges one service over time; `now_s` are seconds of one monotonic clock."""
 
-    def __init__(self, revision: str = "") -> None:
-        self._revision = revision
+    def __init__(self, revision: str = "", *, is_scaling: bool = False) -> None:
+        self._revision, self._is_scaling = revision, is_scaling
         self._converged_since: float | None = None
         self._settled_since: float | None = None
         self._waits_since: float | None = None
@@ -195,7 +201,7 @@ class Watch:
 
     def judge(self, service: Plain, tasks: list[Plain], now_s: float, now: datetime) -> Progress:
         """Return the verdict; CONVERGED only once that is stable, FAILED also when nothing moves any more."""
-        found = progress(service, tasks, self._revision)
+        found = progress(service, tasks, self._revision, is_scaling=self._is_scaling)
         if is_job(service):
             return self._judge_job(found, service, now_s)
         if found.rolling:

@@ -28,13 +28,14 @@ _GATHER_S: Final = 0.1
 _BAR: Final = 20
 
 
-async def follow_services(client: Client, wanted: dict[str, str], timeout_s: float) -> int:
+async def follow_services(client: Client, wanted: dict[str, str], timeout_s: float, *, is_scaling: bool = False) -> int:
     """Show services' progress until each has come to an end, or time is up; return the exit code.
 
-    `wanted` is the name of each and the revision that was asked for ("" = whichever it has).
+    `wanted` is the name of each and the revision that was asked for ("" = whichever it has); with `is_scaling` nothing
+    was asked for but a number of tasks.
     """
     names = sorted(wanted)
-    judge = _Judge(wanted)
+    judge = _Judge(wanted, is_scaling=is_scaling)
     woken = _Bell()
     services, tasks = Mirror(), Mirror()
     with _display() as display:
@@ -75,8 +76,8 @@ class _Bell:
 class _Judge:
     """The verdict on each service; one that has come to an end is not judged again."""
 
-    def __init__(self, wanted: dict[str, str]) -> None:
-        self._watches = {name: Watch(revision) for name, revision in wanted.items()}
+    def __init__(self, wanted: dict[str, str], *, is_scaling: bool) -> None:
+        self._watches = {name: Watch(revision, is_scaling=is_scaling) for name, revision in wanted.items()}
         self._found = {name: Progress(Stage.GOING, "waiting") for name in wanted}
 
     def look(self, services: Iterable[dict[str, Any]], tasks: list[dict[str, Any]]) -> None:

@@ -21,6 +21,9 @@ RATE = 200
 
 REQUESTS = 20_000
 
+LONG_ENOUGH_S = 1.15 * REQUESTS / RATE
+"""Clients on a busy machine fall behind a little."""
+
 
 CASES = {
     "a single replica, start-first": {"replicas": 1, "order": "start-first"},
@@ -66,10 +69,11 @@ def ways(lab: Lab, cluster: Cluster) -> dict[str, Way]:
 
 def test_updates_in_a_row_lose_no_request(lab: Lab, cluster: Cluster, name: str, full: bool) -> None:
     """With --full ten updates, and 20,000 requests of each way; otherwise two updates."""
-    began, number = time.monotonic(), 0
+    number = 0
     apply(cluster.boss, asked(CASES[name], number)).ok()
     with under_load(lab, ways(lab, cluster)) as heard:
-        while number < (10 if full else 2) or (full and (time.monotonic() - began) * RATE < REQUESTS):
+        began = time.monotonic()
+        while number < (10 if full else 2) or (full and time.monotonic() - began < LONG_ENOUGH_S):
             number += 1
             apply(cluster.boss, asked(CASES[name], number)).ok()
     print(f"{number} updates in {time.monotonic() - began:.0f} s; told, on kept connections, of these were opened:")
@@ -80,7 +84,8 @@ def test_updates_in_a_row_lose_no_request(lab: Lab, cluster: Cluster, name: str,
         assert one.told > 0
         assert one.kept > 2 * one.opened, "connections are kept"
     if full:
-        assert heard["mesh"].told >= REQUESTS
+        for way in ("mesh", "vip", "name"):
+            assert sum(one.told for known, one in heard.items() if known.startswith(way)) >= REQUESTS, way
 
 
 def asked(case: dict[str, Any], number: int) -> str:

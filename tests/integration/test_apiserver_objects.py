@@ -11,7 +11,9 @@ import pytest
 
 from apiserver import objects
 from shoal.api.codec import with_meta
+from shoal.api.errors import InvalidError, ShoalError, UnavailableError
 from shoal.api.states import DesiredState, TaskState
+from shoal.machinery.store import Txn
 from shoal.machinery.testkit import make_cluster, make_network, make_node, make_rollout, make_service, make_task
 from tests.support import eventually
 from tests.support.api import Api, running_api
@@ -197,6 +199,33 @@ async def test_apply_writes_nothing_unless_everything_is_valid(api: Api) -> None
     status, error = await api.post("apply", {"objects": [web(ports=["80:80"]), clash]})
     assert (status, error["faults"][0]["object"]) == (422, "service/clash")
     assert api.store.revision == before
+
+
+@pytest.mark.parametrize(
+    ("error", "result"),
+    [
+        pytest.param(InvalidError("somebody took port 80"), "refused", id="somebody-was-faster"),
+        pytest.param(UnavailableError("the store is gone"), "unknown", id="the-store's-answer-is-lost"),
+    ],
+)
+async def test_an_apply_that_is_stopped_half_way_tells_what_is_written(
+    api: Api, error: ShoalError, result: str
+) -> None:
+    named = [{**web(), "metadata": {"name": name}} for name in ("first", "second", "third")]
+
+    def stop(txn: Txn) -> None:
+        if any("/services/second" in write.key for write in txn.writes):
+            raise error
+
+    api.store.before_commit = stop
+    status, answer = await api.post("apply", {"objects": named})
+    assert status == 207
+    assert answer["results"] == [
+        {"kind": "Service", "name": "first", "result": "created"},
+        {"kind": "Service", "name": "second", "result": result, "message": str(error)},
+        {"kind": "Service", "name": "third", "result": "not written"},
+    ]
+    assert [one["metadata"]["name"] for one in (await api.get("services"))[1]["items"]] == ["first"]
 
 
 async def test_a_dry_run_tells_and_writes_nothing(api: Api) -> None:

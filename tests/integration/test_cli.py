@@ -12,9 +12,11 @@ import msgspec
 import pytest
 import yaml
 
+from shoal.api.errors import InvalidError
 from shoal.api.objects import Service
 from shoal.api.states import Availability
 from shoal.machinery.factories import make_node
+from shoal.machinery.store import Txn
 from tests.support.swarm import BROKEN, ROOT, Result, Swarm, running_swarm
 
 pytestmark = pytest.mark.anyio
@@ -196,6 +198,28 @@ async def test_scale_waits_until_it_is_so(swarm: Swarm) -> None:
     assert (await swarm.shoal("scale", "hello=0")).lines[-1] == "service/hello converged: 0/0 running"
     both = await swarm.shoal("scale", "hello=1", "nope=1")
     assert (both.code, both.said("service nope not found")) == (3, True)
+
+
+async def test_scaling_is_done_while_a_rollout_stays_paused(swarm: Swarm) -> None:
+    await applied(swarm, manifest(replicas=2))
+    assert (await swarm.shoal("rollout", "restart", "web", "-d")).code == 0
+    assert (await swarm.shoal("rollout", "pause", "web")).code == 0
+    done = await swarm.shoal("scale", "web=4")
+    assert (done.code, done.lines[-1].partition(";")[0]) == (0, "service/web converged: 4/4 running"), done
+    assert done.said("the rollout stays paused: update paused by hand")
+    assert (await swarm.shoal("rollout", "status", "web", "--no-wait")).said("paused by hand")
+
+
+async def test_an_apply_that_is_stopped_half_way_says_what_is_written(swarm: Swarm) -> None:
+    def stop(txn: Txn) -> None:
+        if any("/services/second" in write.key for write in txn.writes):
+            raise InvalidError("somebody was faster")
+
+    swarm.api.store.before_commit = stop
+    files = "---\n".join(manifest(name) for name in ("first", "second", "third"))
+    done = await swarm.shoal("apply", "-f", "-", stdin=files)
+    assert (done.code, done.lines) == (3, ["service/first created"])
+    assert done.err.splitlines() == ["service/second refused: somebody was faster", "service/third not written"]
 
 
 async def test_delete_waits_until_the_containers_are_gone(swarm: Swarm) -> None:

@@ -174,13 +174,16 @@ class Host:
 
     def etcdctl(self, arguments: str | Sequence[str], within_s: float = 30.0) -> Output:
         """Run etcdctl there with the host's own certificates."""
+        return self.run(*self.etcdctl_command(arguments), within_s=within_s, ETCDCTL_API="3")
+
+    def etcdctl_command(self, arguments: str | Sequence[str]) -> list[str]:
         identity = json.loads((self.directory / "state" / "host.json").read_text())
         pki = "/var/lib/shoal/pki/etcd"
-        return self.run(
+        return [
             "etcdctl", "--endpoints", f"https://127.0.0.1:{identity['etcdPorts']['client']}",
             "--cacert", f"{pki}/ca.crt", "--cert", f"{pki}/client.crt", "--key", f"{pki}/client.key",
-            *split(arguments), within_s=within_s, ETCDCTL_API="3",
-        )  # fmt: skip
+            *split(arguments),
+        ]  # fmt: skip
 
     def curl(self, url: str, within_s: float = 5.0) -> str:
         """Return what a URL answers to a client on this host; AssertionError if it does not."""

@@ -61,6 +61,19 @@ def test_a_service_is_judged_by_its_status(obj: dict[str, Any], stage: Stage, te
     assert (found.stage, found.text) == (stage, text)
 
 
+@pytest.mark.parametrize(
+    ("running", "stage", "cause"),
+    [
+        pytest.param(3, Stage.CONVERGED, "the rollout stays paused: update paused by hand", id="has-the-number"),
+        pytest.param(2, Stage.GOING, "", id="has-not-yet"),
+    ],
+)
+def test_scaling_is_done_although_a_rollout_stays_paused(running: int, stage: Stage, cause: str) -> None:
+    paused = {"target": "r2", "message": "update paused by hand"}
+    found = progress(service(running, updated=1, state="paused", rollout=paused), [], is_scaling=True)
+    assert (found.stage, found.cause) == (stage, cause)
+
+
 def test_a_rollback_shows_by_the_revision_that_was_asked_for() -> None:
     obj = service(3, state="rollback_completed", attempt={"message": "update rolled back"})
     found = progress(obj, [], revision="r3")
