@@ -94,7 +94,7 @@ def _machine_pid(host: Host, pid: int) -> int:
         try:
             if os.readlink(status.with_name("ns") / "pid") == space and _innermost(status.read_text()) == pid:
                 return int(status.parent.name)
-        except (FileNotFoundError, ProcessLookupError):
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
     raise AssertionError(f"{host.name} has no process {pid}")
 
