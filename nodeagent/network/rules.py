@@ -13,8 +13,12 @@ Clients keep their address, so a backend on another node than the one a client c
 an address the client never asked. Therefore a node notes who brought a connection over the tunnel, and hands the
 replies back to that node's bridge:
 
-    marks        a new connection from a node's bridge (its MAC) is marked with that node's number; replies carry it
+    zones        each node's bridge (its MAC) has a zone of its own in connection tracking
+    marks        a new connection from a node's bridge is marked with that node's number; replies carry it
     back         (family bridge) a marked frame is addressed to the bridge of the node with that number
+
+A client may ask two nodes from the same port of its own, and both may choose the same backend. Zones keep the two
+connections apart here, and as replies are in none, the kernel gives the later one another source port.
 
 Each port and each virtual IP has a chain of its own and one element in a map, so a changed backend rewrites one chain.
 `full` gives the whole tables, `delta` the commands from one picture to the next; both are applied in one transaction.
@@ -62,6 +66,7 @@ table {TABLE} {{
   set bridges {{ type ifname; }}
   set hairpins {{ type ipv4_addr . ipv4_addr; }}
   map peers {{ type ether_addr : mark; }}
+  map zones {{ typeof ether saddr : ct zone; }}
   chain prerouting {{ type nat hook prerouting priority {BEFORE_DOCKER}; policy accept;
     iifname . ip daddr vmap @vips
     fib daddr type local meta l4proto . th dport vmap @ports
@@ -79,6 +84,9 @@ table {TABLE} {{
   }}
   chain guard {{ type filter hook prerouting priority -300; policy accept;
     iifname @bridges ip daddr 127.0.0.0/8 drop
+  }}
+  chain zones {{ type filter hook prerouting priority -300; policy accept;
+    iifname @bridges ct original zone set ether saddr map @zones
   }}
   chain marks {{ type filter hook prerouting priority -150; policy accept;
     iifname @bridges ct state new ct mark set ether saddr map @peers
@@ -103,6 +111,7 @@ table {TABLE6} {{
   set bridges {{ type ifname; }}
   set hairpins {{ type ipv6_addr . ipv6_addr; }}
   map peers {{ type ether_addr : mark; }}
+  map zones {{ typeof ether saddr : ct zone; }}
   chain prerouting {{ type nat hook prerouting priority {BEFORE_DOCKER}; policy accept;
     fib daddr type local meta l4proto . th dport vmap @ports
   }}
@@ -112,6 +121,9 @@ table {TABLE6} {{
   chain postrouting {{ type nat hook postrouting priority 90; policy accept;
     oifname @bridges ct status dnat ip6 saddr . ip6 daddr @hairpins masquerade
     oifname != @bridges ip6 saddr INSIDE masquerade
+  }}
+  chain zones {{ type filter hook prerouting priority -300; policy accept;
+    iifname @bridges ct original zone set ether saddr map @zones
   }}
   chain marks {{ type filter hook prerouting priority -150; policy accept;
     iifname @bridges ct state new ct mark set ether saddr map @peers
@@ -331,6 +343,7 @@ def _elements(picture: Picture) -> dict[str, dict[str, str]]:
         f"{TABLE} bridges": bridges,
         f"{TABLE} hairpins": {f"{address} . {address}": "" for address in picture.near},
         f"{TABLE} peers": peers,
+        f"{TABLE} zones": _zones(picture),
         f"{BRIDGE_TABLE} ways": {f"{MARK | number:#x}": mac for number, mac in picture.peers.items()},
         **(_elements6(picture, bridges, peers) if picture.six else {}),
     }
@@ -343,7 +356,12 @@ def _elements6(picture: Picture, bridges: dict[str, str], peers: dict[str, str])
         f"{TABLE6} bridges": bridges,
         f"{TABLE6} hairpins": {f"{address} . {address}": "" for address in near},
         f"{TABLE6} peers": peers,
+        f"{TABLE6} zones": _zones(picture),
     }
+
+
+def _zones(picture: Picture) -> dict[str, str]:
+    return {mac: str(number) for number, mac in picture.peers.items()}
 
 
 def _ports(picture: Picture, version: int) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -11,8 +12,8 @@ import pytest
 
 from tests.e2e.test_overlays import container, network, vip
 from tests.support.cluster import Cluster, forming
-from tests.support.lab import Lab
-from tests.support.load import Way, in_container, in_fabric, serving, under_load
+from tests.support.lab import FABRIC_ADDRESS, Lab, eventually
+from tests.support.load import SAME_PORT, Way, in_container, in_fabric, serving, under_load
 from tests.support.user import SLEEP, apply, service, start
 
 PORT = 8151
@@ -36,7 +37,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """With --full all cases, otherwise the seed chooses one."""
     option = metafunc.config.option
     names = list(CASES) if option.full else [random.Random(option.seed).choice(list(CASES))]
-    metafunc.parametrize("name", names)
+    if "name" in metafunc.fixturenames:
+        metafunc.parametrize("name", names)
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +88,15 @@ def test_updates_in_a_row_lose_no_request(lab: Lab, cluster: Cluster, name: str,
     if full:
         for way in ("mesh", "vip", "name"):
             assert sum(one.told for known, one in heard.items() if known.startswith(way)) >= REQUESTS, way
+
+
+def test_a_client_may_ask_several_nodes_from_one_port_of_its_own(cluster: Cluster, lab: Lab) -> None:
+    """With a single task, all of them lead to the same: to it, the connections must differ."""
+    apply(cluster.boss, asked(CASES["a single replica, start-first"], 0)).ok()
+    hosts = [host.address for host in cluster.hosts]
+    eventually(lambda: all(lab.in_fabric("curl", "-sSf", f"http://{host}:{PORT}/").stdout == "ok" for host in hosts))
+    answered = lab.in_fabric(sys.executable, "-c", SAME_PORT, FABRIC_ADDRESS, str(PORT), *hosts)
+    assert answered.stdout.split() == ["200"] * 6
 
 
 def asked(case: dict[str, Any], number: int) -> str:

@@ -113,6 +113,24 @@ print(json.dumps({
 """Ask targets so many times a second each, on a connection for each request and again on connections that are kept,
 until a file exists. No request is asked twice; one that is not answered within two seconds, or reset, is lost."""
 
+SAME_PORT = """
+import socket, sys
+
+def connected(host):
+    found = socket.socket()
+    found.settimeout(5)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    found.bind((sys.argv[1], 41001))
+    found.connect((host, int(sys.argv[2])))
+    return found
+
+connections = [connected(host) for host in sys.argv[3:]]
+for one in 2 * connections:
+    one.sendall(b"GET / HTTP/1.1\\r\\nHost: web\\r\\n\\r\\n")
+    print(one.recv(1000).decode().split()[1])
+"""
+"""Ask several hosts in turn, and again, on connections from one and the same port of the client."""
+
 _numbers = count(1)
 
 
