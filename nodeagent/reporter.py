@@ -2,7 +2,7 @@
 
 A status is sent at once while nothing is under way; what is said meanwhile goes together, newest state per task. While
 several tasks are on their way at once, reports keep a distance, because each costs every manager process a turn; what
-somebody waits for, such as that a stopping task's traffic has ended, does not wait for it.
+somebody waits for does not wait for it: that a stopping task's traffic has ended, and the steps of a replacement.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import structlog
 from nodeagent.client import Receipt, Report
 from shoal.api.errors import ForbiddenError, NotFoundError, UnavailableError
 from shoal.api.objects import NodeDescription, Task, TaskStatus
-from shoal.api.states import TaskState
+from shoal.api.states import DesiredState, TaskState
 from shoal.machinery.clock import Clock, wait
 
 BEATS_PER_PERIOD: Final = 5
@@ -27,6 +27,9 @@ FIRST_PERIOD_S: Final = 5.0
 
 RETRY_FIRST_S: Final = 0.1
 RETRY_MOST_S: Final = 1.0
+
+MANY: Final = 16
+"""Tasks on their way at once, beyond which no single one is waited for: it is not an update's batch any more."""
 
 BURST: Final = 3
 """Tasks on their way to running at once, from which reports keep a distance."""
@@ -73,6 +76,8 @@ class Reporter:
         self._said: dict[str, TaskStatus] = {}
         self._on_their_way: set[str] = set()
         """Tasks that were last said to be in a state before running."""
+        self._replacing: set[str] = set()
+        """Tasks that awaited their release: each takes another one's place."""
         self._is_urgent = False
         self._sooner = anyio.Event()
         """The distance that is being kept has shrunk, or somebody waits."""
@@ -98,7 +103,18 @@ class Reporter:
         if known is None or status.state.rank >= known.state.rank:
             self._pending[name] = self._said[name] = status
             (self._on_their_way.discard if _is_there(status) else self._on_their_way.add)(name)
+            self._is_urgent |= self._is_awaited(task, status.state) and len(self._on_their_way) <= MANY
             self._tell_sooner()
+
+    def _is_awaited(self, task: Task, state: TaskState) -> bool:
+        """Does a replacement go on with it: its new task is ready for its release, the old one has ended, it runs?"""
+        name, desired = task.metadata.name, task.spec.desired_state
+        if state is TaskState.READY and desired is DesiredState.READY:
+            self._replacing.add(name)
+            return True
+        if state is TaskState.RUNNING:
+            return name in self._replacing or task.spec.start_first
+        return state.is_terminal and not desired.is_live
 
     def applied(self, revision: int, *, is_urgent: bool = False) -> None:
         """Say up to which revision the node's network is programmed; at once if somebody waits for it."""
@@ -137,6 +153,7 @@ class Reporter:
         self._said.pop(name, None)
         self._pending.pop(name, None)
         self._on_their_way.discard(name)
+        self._replacing.discard(name)
 
     async def run(self) -> None:
         """Report news at once, or at a distance in a burst, and beat all the while, for ever."""

@@ -16,7 +16,9 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="hack/bench", description=__doc__)
     known = ["replicas", "placements", "idle", "names", "rules", "power", "rollout", "hollow"]
     parser.add_argument("what", nargs="*", choices=[*known, []], help="all, if none is named")
-    parser.add_argument("--rounds", type=int, default=5, help="of replicas, names, rules and power; 3 at most of rollout")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="of replicas, names, rules and power; 3 at most of rollout"
+    )
     parser.add_argument("--sizes", default="1000,3000,10000", help="of placements and hollow: numbers of tasks")
     parser.add_argument("--nodes", type=int, default=1000, help="of hollow (default 1000)")
     parser.add_argument("--seconds", type=float, default=60.0, help="of idling")

@@ -22,7 +22,7 @@ from urllib.parse import quote
 from hack.benchmarks import kernel
 from hack.benchmarks.engine import LABEL, Engine
 from hack.benchmarks.figures import Report, of_samples
-from hack.benchmarks.host import COMMAND, IMAGE
+from hack.benchmarks.host import COMMAND, IMAGE, place_of
 from hack.benchmarks.http import Client
 from hack.waiting import until
 from tests.support.cluster import Cluster, each, forming
@@ -147,7 +147,7 @@ class Shoal:
 
     def update(self) -> float:
         """Replace all tasks; return the seconds until the update is over."""
-        pids = kernel.descendants(self._host.init_pid)
+        pids = place_of(self._host).processes().values()
         cpu, begun = kernel.total_cpu_s(pids), time.time()
         spec = {"env": [f"ROUND={next(_numbers)}"]}
         wanted = self._api.call("PATCH", f"/shoal/v1/services/{self._name}", {"spec": spec})["status"]["revision"]

@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import anyio
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,7 +36,7 @@ from shoal.api.objects import (
     Task,
     TaskStatus,
 )
-from shoal.api.states import TaskState
+from shoal.api.states import DesiredState, TaskState
 from shoal.machinery.clock import VirtualClock
 from tests.support.agent import CLUSTER, IMAGE, NODE, task_for
 
@@ -251,6 +253,37 @@ async def test_what_somebody_waits_for_is_reported_at_once() -> None:
         desk.reporter.status(task_for(0), TaskStatus(S.RUNNING))
         await desk.clock.run_for(0)
         assert len(desk.server.reports) == 1, "and what follows waits again"
+
+
+def replacement(desired: DesiredState, **spec: Any) -> Task:
+    task = task_for(0)
+    return msgspec.structs.replace(task, spec=msgspec.structs.replace(task.spec, desired_state=desired, **spec))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "steps",
+    [
+        pytest.param([(DesiredState.READY, S.READY), (DesiredState.RUNNING, S.RUNNING)], id="ready-to-go-then-running"),
+        pytest.param([(DesiredState.SHUTDOWN, S.SHUTDOWN)], id="the-old-one-has-ended"),
+    ],
+)
+async def test_the_steps_of_a_replacement_are_reported_at_once(steps: list[tuple[DesiredState, TaskState]]) -> None:
+    desk = Desk()
+    async with in_a_burst(desk):
+        for desired, state in steps:
+            desk.reporter.status(replacement(desired), TaskStatus(state))
+            await desk.clock.run_for(0)
+        assert [one.state for report in desk.server.reports for one in report.tasks.values()] == [s for _, s in steps]
+
+
+@pytest.mark.anyio
+async def test_a_task_that_starts_before_the_old_one_stops_is_reported_at_once() -> None:
+    desk = Desk()
+    async with in_a_burst(desk):
+        desk.reporter.status(replacement(DesiredState.RUNNING, start_first=True), TaskStatus(S.RUNNING))
+        await desk.clock.run_for(0)
+        assert len(desk.server.reports) == 1
 
 
 @pytest.mark.anyio
