@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.lab import Host, eventually
-from tests.support.onlookers import SETTLE_WITHIN_S, Bystander, is_as_desired, settled
+from tests.support.onlookers import SETTLE_WITHIN_S, Bystander, Run, doubles, is_as_desired, settled
 from tests.support.onlookers import running as containers
 from tests.support.steps import Kill, killing
 from tests.support.user import Plain, get, service, shell, tasks
@@ -37,7 +37,7 @@ class Sweeping:
     def run(self, victim: str, kind: str, at: int) -> bool:
         """Update while the victim dies at a step; False if there was no such step."""
         self._steady()
-        before, started = containers(self.host, "swept"), self._starts()
+        before, started = containers(self.host, "swept"), len(self._runs())
         is_good = ENDS[kind] == "completed"
         wanted = self.generation + 1
         with killing(self.host, victim, at) as kill:
@@ -51,10 +51,12 @@ class Sweeping:
         assert self._state() == ENDS[kind], told
         made = [task for task in tasks(self.host, "swept") if f"ROUND={wanted}" in task["spec"]["template"]["env"]]
         assert len(made) == (REPLICAS if is_good else 1), f"{told}; made were {[_brief(one) for one in made]}"
-        assert self._starts() - started == (REPLICAS if is_good else 0), told
+        runs = self._runs()[started:]
+        assert len(runs) == (REPLICAS if is_good else 0), f"{told}; started were {runs}"
+        assert kind != "stop-first" or not doubles(self._runs()[-2 * REPLICAS :]), told
         if not is_good:
             assert containers(self.host, "swept") == before, told
-        self.bystander.assert_untouched()
+        self.bystander.assert_untouched(apart_from="swept")
         self.is_steady = kind != "paused"
         return kill.is_done
 
@@ -93,8 +95,10 @@ class Sweeping:
     def _service(self) -> Plain:
         return get(self.host, "services/swept")
 
-    def _starts(self) -> int:
-        return sum(run.slot.startswith("swept.") for run in self.bystander.engine.runs())
+    def _runs(self) -> list[Run]:
+        return sorted(
+            (run for run in self.bystander.engine.runs() if run.service == "swept"), key=lambda run: run.began
+        )
 
 
 def _around(kill: Kill) -> str:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from controllers import CONTROLLERS, load
 from shoal.api.objects import Claim, Rollout, RolloutStatus, Service, ServiceEndpoint, Task, Update
-from shoal.api.states import FailureAction, Mode, RolloutState, TaskState, UpdateOrder
+from shoal.api.states import FailureAction, Mode, PublishMode, RolloutState, TaskState, UpdateOrder
 from shoal.api.template import Placement, Port, Restart
 from shoal.api.units import Duration
 from shoal.machinery.testkit import (
@@ -58,12 +58,12 @@ def deployed(**spec: Any) -> World:
 
 
 def status(world: World) -> RolloutStatus:
-    (rollout,) = world.objects(Rollout)
+    (rollout,) = (one for one in world.objects(Rollout) if one.status.service.name == "web")
     return rollout.status
 
 
 def service(world: World) -> Service:
-    (found,) = world.objects(Service)
+    (found,) = (one for one in world.objects(Service) if one.metadata.name == "web")
     return found
 
 
@@ -149,21 +149,40 @@ def test_continue_brings_even_what_fails_everywhere() -> None:
     assert (status(world).state, len(status(world).failures)) == (RolloutState.COMPLETED, 4)
 
 
+HOST_PORT = (Port(80, 9090, mode=PublishMode.HOST),)
+
+
+@pytest.mark.parametrize(
+    ("impossible", "why", "kept"),
+    [
+        pytest.param(
+            {"placement": Placement(constraints=("node.labels.disk == tape",))},
+            "scheduling constraints not satisfied on 2 nodes", 4, id="no-such-node",
+        ),
+        pytest.param(
+            {"ports": HOST_PORT}, "host-mode port already in use on 2 nodes", 3, id="a-port-that-is-exhausted",
+        ),
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize(
     ("action", "state"),
     [(FailureAction.PAUSE, RolloutState.PAUSED), (FailureAction.ROLLBACK, RolloutState.ROLLBACK_COMPLETED)],
 )
-def test_a_task_that_never_fits_fails_its_update_at_the_deadline(action: FailureAction, state: RolloutState) -> None:
+def test_a_task_that_never_fits_fails_its_update_at_the_deadline(
+    action: FailureAction, state: RolloutState, impossible: dict[str, Any], why: str, kept: int
+) -> None:
+    """An old task gives way only where its leaving could make room on its node: it cannot move that to another."""
     update = Update(failure_action=action, deadline=Duration.of(60))
-    nowhere = Placement(constraints=("node.labels.disk == tape",))
     world = deployed(update=update)
-    world.put(web("app:2", update=update, placement=nowhere))
+    world.put(make_service("holder", image="holds:1", mode=Mode.GLOBAL, ports=HOST_PORT))
+    world.advance(10)
+    world.put(web("app:2", update=update, **impossible))
     world.advance(55)
-    assert (status(world).state, running(world)["app:1"]) == (RolloutState.UPDATING, 4)
+    assert (status(world).state, running(world)["app:1"]) == (RolloutState.UPDATING, kept)
     world.advance(25)
-    assert (status(world).state, running(world)["app:1"]) == (state, 4)
+    assert (status(world).state, running(world)["app:1"]) == (state, kept if action is FailureAction.PAUSE else 4)
     told = status(world).message + service(world).status.attempt.message
-    assert "still pending after 1m, no suitable node" in told
+    assert f"still pending after 1m, no suitable node ({why})" in told
 
 
 def test_a_rollback_takes_its_ports_back() -> None:
