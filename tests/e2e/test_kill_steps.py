@@ -29,7 +29,9 @@ class Sweeping:
 
     host: Host
     bystander: Bystander
-    generation: int = 1
+    asked: int = 0
+    """Numbers what was asked for; `generation` is what of it runs."""
+    generation: int = 0
     is_steady: bool = False
     seen: dict[str, int] = field(default_factory=dict)
     """The most steps seen, by what the update was like."""
@@ -39,7 +41,7 @@ class Sweeping:
         self._steady()
         before, started = containers(self.host, "swept"), len(self._runs())
         is_good = ENDS[kind] == "completed"
-        wanted = self.generation + 1
+        self.asked = wanted = self.asked + 1
         with killing(self.host, victim, at) as kill:
             self._apply(kind, wanted)
             eventually(lambda: self._has_ended(kind, wanted), within=SETTLE_WITHIN_S)
@@ -47,7 +49,8 @@ class Sweeping:
         self.seen[kind] = max(self.seen.get(kind, 0), len(kill.steps))
         told = f"{victim} died at step {at}: {_around(kill)}"
         self.generation = wanted if is_good else self.generation
-        eventually(lambda: is_as_desired(self.host, "swept", REPLICAS, str(self.generation)), within=SETTLE_WITHIN_S)
+        if kind != "paused":
+            self._await_generation()
         assert self._state() == ENDS[kind], told
         made = [task for task in tasks(self.host, "swept") if f"ROUND={wanted}" in task["spec"]["template"]["env"]]
         assert len(made) == (REPLICAS if is_good else 1), f"{told}; made were {[_brief(one) for one in made]}"
@@ -63,10 +66,14 @@ class Sweeping:
     def _steady(self) -> None:
         """Have a good generation completed: at first, and after an update that stays paused."""
         if not self.is_steady:
-            self.generation += 1
+            self.asked = self.generation = self.asked + 1
             self._apply("start-first", self.generation)
             eventually(lambda: self._has_ended("start-first", self.generation), within=SETTLE_WITHIN_S)
+            self._await_generation()
             self.is_steady = True
+
+    def _await_generation(self) -> None:
+        eventually(lambda: is_as_desired(self.host, "swept", REPLICAS, str(self.generation)), within=SETTLE_WITHIN_S)
 
     def _apply(self, kind: str, generation: int) -> None:
         action = {"back": "rollback"}.get(kind, "pause")
