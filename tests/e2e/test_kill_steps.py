@@ -16,11 +16,11 @@ from tests.support.user import Plain, get, service, shell, tasks
 
 VICTIMS = ("rollout", "replication", "placement", "apiserver", "nodeagent", "etcd")
 REPLICAS = 2
-USUAL_STEPS = 40
-"""Roughly how many an update has: a sample is drawn from so many; the last ones may be beyond its end."""
-
 ENDS = {"start-first": "completed", "stop-first": "completed", "back": "rollback_completed", "paused": "paused"}
 """How an update ends, by what it is like: two that are good, and two whose image does not exist."""
+
+USUAL_STEPS = {"start-first": 45, "stop-first": 50, "back": 15, "paused": 12}
+"""Roughly how many it has: a sample is drawn from so many; the last ones may be beyond its end."""
 
 
 @dataclass
@@ -127,7 +127,8 @@ def test_a_process_killed_at_a_step_of_an_update_changes_nothing_about_its_end(
     """With --full each process at every step of each kind of update; otherwise each process once."""
     chance = random.Random(seed)
     for victim in VICTIMS:
-        kind, at = chance.choice(list(ENDS)), chance.randint(1, USUAL_STEPS)
+        kind = chance.choice(list(ENDS))
+        at = chance.randint(1, USUAL_STEPS[kind])
         if not full:
             print(f"{victim} at step {at} of an update, {kind}: {'killed' if swept.run(victim, kind, at) else 'over'}")
     for kind in ENDS if full else ():
