@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import anyio
 import structlog
-from anyio import CapacityLimiter, to_thread
+from anyio import Semaphore, to_thread
 from anyio.abc import TaskGroup
 
 from nodeagent import memory
@@ -107,8 +107,8 @@ class Agent:
                 clock=clock,
                 identity=Identity("", node_uid),
                 report=self._reporter.status,
-                making=CapacityLimiter(MAKING),
-                starting=CapacityLimiter(STARTING),
+                making=Semaphore(MAKING, fast_acquire=True),
+                starting=Semaphore(STARTING, fast_acquire=True),
             )
         )
         self._probe = probe

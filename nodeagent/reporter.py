@@ -211,7 +211,7 @@ class Reporter:
     def _tell_sooner(self) -> None:
         """There is news. It shortens a wait only if it is urgent, or one of the last of a burst."""
         self._news.set()
-        if self._is_urgent or self._gap_s() < self._kept_s:
+        if self._is_urgent or (self._kept_s and self._gap_s() < self._kept_s):
             self._sooner.set()
 
     def _gap_s(self) -> float:

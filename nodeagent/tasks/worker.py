@@ -13,7 +13,7 @@ from typing import Final
 
 import anyio
 import structlog
-from anyio import CapacityLimiter
+from anyio import Semaphore
 
 from nodeagent.engine.contract import Container, Engine, NameTakenError, Summary
 from nodeagent.ports import FilesPort, NetworkPort
@@ -46,9 +46,9 @@ class Tools:
     clock: Clock
     identity: Identity
     report: Callable[[Task, TaskStatus], None]
-    making: CapacityLimiter
+    making: Semaphore
     """Containers made at once."""
-    starting: CapacityLimiter
+    starting: Semaphore
     """Containers started at once."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import msgspec
-from anyio import CapacityLimiter
+from anyio import Semaphore
 from anyio.abc import TaskGroup
 
 from nodeagent.assignments import Assignments
@@ -132,8 +132,8 @@ def make_crew(engine: Engine, managers: Managers, group: TaskGroup, clock: Clock
             clock=clock or VirtualClock(),
             identity=OURS,
             report=managers.report,
-            making=CapacityLimiter(4),
-            starting=CapacityLimiter(4),
+            making=Semaphore(4),
+            starting=Semaphore(4),
         )
     )
     crew.start(group)
