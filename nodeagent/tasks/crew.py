@@ -6,10 +6,13 @@ then everything of ours that exists is adopted, and only what is certainly unwan
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Iterable
 from typing import Final
 
+import anyio
 from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint
 
 from nodeagent.assignments import Assignments
 from nodeagent.engine.contract import EngineEvent, Summary
@@ -21,6 +24,10 @@ from shoal.rules.expand import NodeFacts
 
 _TELLING: Final = ("start", "die", "stop", "oom", "pause", "unpause", "restart", "destroy", "rename", "health_status")
 """What events of a container are worth a look; a health check's own exec events are not."""
+BEGUN_PER_TURN: Final = 8
+"""Workers begun in one turn of the event loop: of a thousand tasks that come at once, all are heard of, and the node's
+beats go on, while the first are worked on."""
+
 _TASKS: Final = keys.prefix_of(Task)
 _BACKENDS: Final = keys.prefix_of(Backend)
 
@@ -38,10 +45,13 @@ class Crew:
         self._assignments = Assignments()
         self._now = Around()
         self._group: TaskGroup | None = None
+        self._to_begin: deque[Worker] = deque()
+        self._has_more = anyio.Event()
 
     def start(self, group: TaskGroup) -> None:
         """Say where the workers run; `assign`, `listed` and `hint` may be called from then on."""
         self._group = group
+        group.start_soon(self._begin_some, group)
 
     def assign(self, assignments: Assignments, moved: Collection[str] | None = None) -> None:
         """Take a set of assignments; one that is not synced changes nothing.
@@ -130,8 +140,20 @@ class Crew:
         assert self._group is not None
         worker = Worker(uid, self.tools, found)
         self.workers[uid] = worker
-        self._group.start_soon(self._work, worker, name=f"task {uid}")
+        self._to_begin.append(worker)
+        self._has_more.set()
         return worker
+
+    async def _begin_some(self, group: TaskGroup) -> None:
+        """Begin workers in the order they came, a few per turn of the loop, for ever."""
+        while True:
+            await self._has_more.wait()
+            self._has_more = anyio.Event()
+            while self._to_begin:
+                for _ in range(min(BEGUN_PER_TURN, len(self._to_begin))):
+                    worker = self._to_begin.popleft()
+                    group.start_soon(self._work, worker, name=f"task {worker.uid}")
+                await checkpoint()
 
     async def _work(self, worker: Worker) -> None:
         await worker.run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from nodeagent.engine.contract import EngineEvent
 from nodeagent.engine.fake import FakeEngine
 from nodeagent.tasks.container import TASK_LABEL
-from nodeagent.tasks.crew import Crew
+from nodeagent.tasks.crew import BEGUN_PER_TURN, Crew
 from shoal.api.errors import EngineError
 from shoal.api.meta import Meta, Ref
 from shoal.api.objects import Backend, BackendSpec, BackendStatus, FileSpec, Secret, Task, TaskAddress, TaskStatus
@@ -548,3 +549,17 @@ async def test_the_echo_of_a_start_costs_no_inspection_and_a_start_by_hand_does(
         node.crew.hint(echo)
         await quiet()
         assert len(node.calls("inspect")) == seen + 1
+
+
+async def test_of_many_tasks_that_come_at_once_a_few_are_begun_in_each_turn_of_the_loop() -> None:
+    node = Node()
+    async with node.running():
+        node.crew.tools.making = node.crew.tools.starting = anyio.Semaphore(100, fast_acquire=True)
+        for slot in range(1, 101):
+            node.managers.tasks[task_for(slot).metadata.uid] = task_for(slot)
+        node.crew.assign(node.managers.assignments())
+        made = [0]
+        while made[-1] < 100:
+            await anyio.lowlevel.checkpoint()
+            made.append(len(node.engine.made))
+        assert max(after - before for before, after in itertools.pairwise(made)) <= BEGUN_PER_TURN
