@@ -16,6 +16,7 @@ from aiohttp.typedefs import Middleware
 from prometheus_client.registry import CollectorRegistry
 
 from apiserver import audit, kinds
+from apiserver.agents import BOOKMARK_S as AGENT_BOOKMARK_S
 from apiserver.agents import Agents
 from apiserver.containers import Containers
 from apiserver.doctor import Doctor
@@ -60,6 +61,7 @@ class Server:
         *,
         cluster_key: bytes,
         bookmark_s: float = BOOKMARK_S,
+        agent_bookmark_s: float = AGENT_BOOKMARK_S,
         registry: CollectorRegistry | None = None,
         node: str = "",
     ) -> None:
@@ -78,7 +80,7 @@ class Server:
         self.presences = Presences(fresh_uid(), store, clock, lambda: self.agents.period_s(), node)
         self.agents = Agents(
             self.mirror, self.writer, self.writes, self.presences, self.requests, self.recorder, self.vault, clock,
-            bookmark_s,
+            agent_bookmark_s,
         )  # fmt: skip
         self.logs = Logs(self.mirror, self.hub, self.requests)
         self.doctor = Doctor(self.mirror, self.logs)
@@ -108,6 +110,7 @@ async def serving(
     *,
     cluster_key: bytes,
     bookmark_s: float = BOOKMARK_S,
+    agent_bookmark_s: float = AGENT_BOOKMARK_S,
     registry: CollectorRegistry | None = None,
     node: str = "",
 ) -> AsyncIterator[Server]:
@@ -117,8 +120,9 @@ async def serving(
     before the store was read wait for that.
     """
     server = Server(
-        store, clock or SystemClock(), cluster_key=cluster_key, bookmark_s=bookmark_s, registry=registry, node=node
-    )
+        store, clock or SystemClock(), cluster_key=cluster_key, bookmark_s=bookmark_s,
+        agent_bookmark_s=agent_bookmark_s, registry=registry, node=node,
+    )  # fmt: skip
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(server.run)
         yield server
