@@ -415,6 +415,7 @@ async def stream(
         try:
             async for line in lines:
                 is_stuck = bool(line) and not await _sent(response, line)
+                line = b""  # a long one is not kept until the next comes
                 if is_stuck:
                     break
             else:
