@@ -68,7 +68,9 @@ def make_serve(etcd: EtcdAddress, socket: Path, cluster_key: Path, door: Door) -
     def listener_of(server: Server) -> Listener | None:
         if not door.listen:
             return None
-        return Listener(server.membership, server.connections, door.listen, door.node, door.hosts)
+        listener = Listener(server.membership, server.connections, door.listen, door.node, door.hosts)
+        server.presences.arriving = listener.arriving
+        return listener
 
     async def serve(health: Health) -> None:
         key = read_key(cluster_key)

@@ -84,6 +84,10 @@ class Listener:
         self._node, self._hosts = node, hosts
         self.trouble = f"port {self.port} is not open yet"
 
+    def arriving(self) -> int:
+        """Return how many connections wait in line, or in their handshake."""
+        return self.entrance.waiting.count if self.entrance is not None else 0
+
     async def run(self, runner: web.AppRunner) -> None:
         """Listen until cancelled, with a certificate that never ends."""
         context = await self._first_context()

@@ -69,6 +69,8 @@ class Presences:
 
     def __init__(self, uid: str, store: Store, clock: Clock, period_s: Callable[[], float], node: str = "") -> None:
         self.uid, self._node = uid, node
+        self.arriving: Callable[[], int] = lambda: 0
+        """How many connections wait at this server's door."""
         self._attention = Attention(clock)
         self._store, self._clock, self._period_s = store, clock, period_s
         self._beats: dict[str, float] = {}
@@ -117,6 +119,7 @@ class Presences:
             applied={node: self._applied[node] for node in sorted(self._applied)},
             sequence=self._sequence,
             node=self._node,
+            arriving=self.arriving(),
         )
 
     async def run(self) -> None:

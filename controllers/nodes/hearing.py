@@ -52,6 +52,8 @@ class Hearing(Fold[Presence]):
         self._heard_at: dict[str, float] = {}
         self._heard_by: dict[str, str] = {}
         self._fell_at: dict[str, float] = {}
+        self._crowded_at = float("-inf")
+        """When a fresh API server last had connections waiting at its door."""
         self._served_at_home: dict[str, str] = {}
         """Node uid → the API server that runs on it."""
 
@@ -71,6 +73,8 @@ class Hearing(Fold[Presence]):
         if self._fresh_at is None or now - self._fresh_at > FRESH_S:
             self._counting_since = now
         self._fresh_at = now
+        if new.arriving:
+            self._crowded_at = now
         for node in before.heard - server.heard:
             if self._heard_by.get(node) == uid:
                 self._fell_at[node] = now
@@ -95,7 +99,7 @@ class Hearing(Fold[Presence]):
         falls = {uid: now - at for uid, at in self._fell_at.items()}
         falls.update({uid: now - self._heard_at[uid] for uid in silent if uid in self._heard_at})
         unserved = frozenset(uid for uid in silent if self._is_unserved(uid, [server.presence for server in fresh]))
-        return Heard(heard, silent, told, falls, now - self._counting_since, unserved)
+        return Heard(heard, silent, told, falls, now - self._counting_since, unserved, crowded_s=now - self._crowded_at)
 
     def _is_unserved(self, node: str, fresh: Collection[Presence]) -> bool:
         """Whether a node has yet to find an API server: all are new, or the one that heard it is gone.

@@ -10,6 +10,7 @@ nodes fall silent within one period, the fault is more likely ours than theirs: 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -28,6 +29,12 @@ UNSERVED_S: Final = 15.0
 """Seconds of silence that a node may keep while it looks for an API server, as all are new, or the one that heard it is
 gone: a thousand that come at once wait at its door, and a manager that boots starts its own agent after its API server.
 A manager without power takes its own server along: it gets none."""
+
+CROWD_S: Final = 5.0
+"""Seconds since connections last waited at an API server's door in which such a node may yet be heard."""
+
+UNSERVED_MOST_S: Final = 60.0
+"""Seconds that such a node has at most, however many wait: strangers could, for ever."""
 
 LEFT: Final = "its host has left the swarm"
 
@@ -50,6 +57,8 @@ class Heard:
     """How long there has been a fresh API server without a break."""
     unserved: frozenset[str] = frozenset()
     """Nodes that no API server has heard yet, or that are not heard as the one that did is gone, on another node."""
+    crowded_s: float = math.inf
+    """How long ago connections last waited at the door of a fresh API server."""
 
 
 @dataclass(frozen=True)
@@ -113,14 +122,17 @@ def _time_left(uid: str, hearing: Heard, cluster: ClusterSpec) -> float:
     """Return for how many seconds a silent node may go on being silent.
 
     A whole period and the grace from when it was last heard; its API server's word, which comes after a period of
-    silence, stands for the period. With 5 s: told silent at 5.0 s, down at 6.0 s. Where its API server is gone, 15 s.
+    silence, stands for the period. With 5 s: told silent at 5.0 s, down at 6.0 s. Where its API server is gone, 15 s;
+    and longer while a crowd waits at another one's door, the node perhaps in it.
     """
     whole = cluster.heartbeat_period.seconds + GRACE_S
     if uid in hearing.told_s:
         return max(GRACE_S - hearing.told_s[uid], whole - hearing.counting_s)
+    silent_s = hearing.silent_s.get(uid, 0.0)
     if uid in hearing.unserved:
-        whole = max(whole, UNSERVED_S)
-    return whole - hearing.silent_s.get(uid, 0.0)
+        crowded_until_s = silent_s + CROWD_S - hearing.crowded_s
+        whole = max(whole, UNSERVED_S, min(crowded_until_s, UNSERVED_MOST_S))
+    return whole - silent_s
 
 
 def _brake(nodes: Iterable[Node], hearing: Heard, cluster: ClusterSpec) -> float:

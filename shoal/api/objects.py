@@ -544,6 +544,8 @@ class Presence(Object, frozen=True, tag="Presence", kw_only=True):
     """Counts this server's writes; a change of it, not of any time stamp, shows that the server is fresh."""
     node: str = ""
     """The node this server runs on; "" = not told."""
+    arriving: int = 0
+    """Connections at its door whose handshake is not done: nodes may be among them."""
 
 
 def ref_of(obj: Object) -> Ref:

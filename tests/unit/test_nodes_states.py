@@ -35,6 +35,8 @@ class Hosts:
         self.stopped: set[str] = set()
         self.homes: dict[str, str] = {}
         """API server → the node it runs on."""
+        self.arriving = 0
+        """Connections that wait at the API servers' doors."""
         self.sequence = 0
         self.gone_down: dict[str, float] = {}
 
@@ -56,7 +58,11 @@ class Hosts:
         silent = tuple(sorted(set(beats) - set(heard)))
         self.sequence += 1
         meta, home = Meta(name=name, uid=name), self.homes.get(name, "")
-        self.picture.put(Presence(metadata=meta, heard=heard, silent=silent, sequence=self.sequence, node=home))
+        self.picture.put(
+            Presence(
+                metadata=meta, heard=heard, silent=silent, sequence=self.sequence, node=home, arriving=self.arriving
+            )
+        )
 
     def look(self) -> None:
         self.picture.settle(KEY, now=self.clock.now())
@@ -182,6 +188,35 @@ def test_nodes_of_a_killed_api_server_have_fifteen_seconds_to_be_heard_by_anothe
     assert hosts.gone_down == {}
     hosts.run(3, beating=range(3), server="other")
     assert set(hosts.gone_down) == {"n3", "n4", "n5"}
+
+
+@pytest.mark.parametrize(
+    ("crowded_s", "down_s"),
+    [
+        pytest.param(0, 15, id="nobody waits"),
+        pytest.param(25, 30, id="five seconds after the last was let in"),
+        pytest.param(200, 60, id="for a minute at most"),
+    ],
+)
+def test_while_many_wait_at_a_door_nodes_of_a_killed_api_server_may_be_among_them(crowded_s: int, down_s: int) -> None:
+    hosts = Hosts(4)
+    hosts.beats["other"] = {}
+    hosts.run(20, beating=range(4))
+    hosts.stopped.add("api")
+    hosts.arriving = 1 if crowded_s else 0
+    for second in range(90):
+        hosts.arriving = int(second < crowded_s)
+        hosts.run(1, beating=range(3), server="other")
+    assert set(hosts.gone_down) == {"n3"}
+    assert down_s <= hosts.gone_down["n3"] - 20 <= down_s + 2
+
+
+def test_a_crowd_at_the_door_delays_no_other_judgement() -> None:
+    hosts = Hosts()
+    hosts.run(20, beating=[0, 1, 2])
+    hosts.arriving = 1
+    hosts.run(8, beating=[0, 1])
+    assert set(hosts.gone_down) == {"n2"}
 
 
 def test_a_manager_that_loses_its_power_with_its_api_server_is_down_as_soon_as_any_node() -> None:
