@@ -100,7 +100,7 @@ CONTROLLER = Controller[View](
         Backend: _backend_keys,
         Node: _node_keys,
         Network: lambda network: ("addresses", f"attachments/{network.metadata.uid}"),
-        Attachment: lambda attachment: (f"attachments/{attachment.spec.network.uid}",),
+        Attachment: lambda attachment: (f"attachments/{attachment.spec.network.uid}", "addresses"),
         Claim: _claim_keys,
         Presence: lambda _: ("applied",),
     },

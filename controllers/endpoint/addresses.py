@@ -6,9 +6,11 @@ address is given back once its container was seen gone and no node routes to it 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -16,7 +18,7 @@ from shoal.api import keys
 from shoal.api.objects import Claim, Network, Task, TaskAddress, TaskStatus, owner_of, ref_of
 from shoal.api.states import TaskState
 from shoal.machinery.controller import Action, Create, Plan, Remove, Replace, Step
-from shoal.rules.addresses import free_addresses, mac_of, with_mask
+from shoal.rules.addresses import capacity, free_addresses, mac_of, with_mask
 from shoal.rules.claims import make_claim
 from shoal.rules.networks import PREDEFINED
 from shoal.rules.ports import needs_ingress
@@ -33,6 +35,15 @@ class Taken:
     newest: str = ""
 
 
+class Kept(NamedTuple):
+    """What a network that is nearly full has to keep for nodes: each needs an address there before its tasks start."""
+
+    apart: int = 0
+    """Nodes that are not on it."""
+    homeless: int = 0
+    """Tasks with an address there whose node is not on it, or that have none yet."""
+
+
 @dataclass(frozen=True)
 class AddressView:
     """Tasks that wait for addresses, and claims of tasks that are over."""
@@ -42,29 +53,46 @@ class AddressView:
     networks: tuple[Network, ...]
     taken: Mapping[str, Taken]
     """By network uid."""
+    kept: Mapping[str, Kept] = field(default_factory=dict)
+    """By network uid; those with room enough are left out."""
 
 
 class _Supply:
-    """The free addresses of each network during one plan: each is handed out once."""
+    """The free addresses of each network during one plan: each is handed out once.
 
-    def __init__(self, networks: tuple[Network, ...], taken: Mapping[str, Taken]) -> None:
+    Without those that are kept, tasks could take all addresses and wait for ever for their nodes to get one.
+    """
+
+    def __init__(self, networks: tuple[Network, ...], taken: Mapping[str, Taken], kept: Mapping[str, Kept]) -> None:
         self.by_uid = {network.metadata.uid: network for network in networks}
         self.by_name = {network.metadata.name: network for network in networks}
         self.ingress = next((network for network in networks if network.spec.ingress), None)
         self._taken = taken
+        self._kept = dict(kept)
         self._free: dict[str, Iterator[str]] = {}
+        self._given: Counter[str] = Counter()
 
     def next(self, network: Network) -> str | None:
         uid = network.metadata.uid
         if uid not in self._free:
             taken = self._taken.get(uid, Taken())
             self._free[uid] = free_addresses(network, taken.addresses, taken.newest)
+        if uid in self._kept and not self._has_room(network):
+            return None
+        self._given[uid] += 1
         return next(self._free[uid], None)
+
+    def _has_room(self, network: Network) -> bool:
+        """May one more task have an address, so that every node that tasks still need has one, too?"""
+        uid = network.metadata.uid
+        kept, given = self._kept[uid], self._given[uid] + 1
+        free = capacity(network) - len(self._taken.get(uid, Taken()).addresses) - given
+        return free >= min(kept.apart, kept.homeless + given)
 
 
 def plan_addresses(view: AddressView, now: datetime) -> Plan:
     """Give each waiting task what it needs and move it to pending; take back what nobody uses."""
-    supply = _Supply(view.networks, view.taken)
+    supply = _Supply(view.networks, view.taken, view.kept)
     actions = [Action("AddressReleased", (Remove(claim),)) for claim in view.over]
     reasons: list[str] = []
     for task in view.waiting:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from typing import Any, Final
 
-from controllers.endpoint.addresses import AddressView
+from controllers.endpoint.addresses import AddressView, Kept, Taken
 from controllers.endpoint.attachments import AttachmentView, NumberView, Site, address_key, number_in
 from controllers.endpoint.backends import AppliedView, BackendView
 from controllers.endpoint.ledger import Pool, Waiting
@@ -36,6 +36,7 @@ from shoal.api.objects import (
 from shoal.api.states import NodeState, Protocol, PublishMode
 from shoal.api.template import Port
 from shoal.machinery.cache import Cache, Index
+from shoal.rules.addresses import capacity
 from shoal.rules.following import is_waiting
 from shoal.rules.networks import INGRESS_LABEL
 
@@ -92,8 +93,32 @@ def _observe_addresses(cache: Cache) -> AddressView | None:
     if not waiting and not over:
         return None
     networks = tuple(sorted(cache.all(Network).values(), key=lambda network: network.metadata.name))
-    uids = (network.metadata.uid for network in networks)
-    return AddressView(waiting, over, networks, {uid: pool.taken(uid) for uid in uids} if waiting else {})
+    if not waiting:
+        return AddressView(waiting, over, networks, {})
+    taken = {network.metadata.uid: pool.taken(network.metadata.uid) for network in networks}
+    return AddressView(waiting, over, networks, taken, _kept_for_nodes(networks, taken, waiting, cache))
+
+
+def _kept_for_nodes(
+    networks: Iterable[Network], taken: Mapping[str, Taken], waiting: Collection[Task], cache: Cache
+) -> dict[str, Kept]:
+    """Look for whom addresses are to be kept, in networks that these tasks might fill."""
+    sites, kept = cache.fold(Sites), {}
+    wanted = {use.uid for task in waiting for use in task.spec.template.networks}
+    for network in networks:
+        uid = network.metadata.uid
+        free = capacity(network) - len(taken[uid].addresses)
+        if uid in wanted and free < len(sites.nodes) + len(waiting):
+            apart = {node for node in sites.nodes if uid not in sites.attached.get(node, ())}
+            homeless = sum(_is_homeless(task, uid, apart) for task in cache.all(Task).values())
+            kept[uid] = Kept(len(apart), homeless)
+    return kept
+
+
+def _is_homeless(task: Task, network: str, apart: Set[str]) -> bool:
+    if task.status.state.is_terminal or not any(one.network.uid == network for one in task.spec.addresses):
+        return False
+    return task.spec.node is None or task.spec.node.uid in apart
 
 
 def _claims_over(pool: Pool, cache: Cache) -> tuple[Claim, ...]:

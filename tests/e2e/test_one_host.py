@@ -24,7 +24,12 @@ def test_one_command_brings_up_engine_and_swarm_and_again_changes_nothing(fresh_
     fresh_host.stop_engine()
 
     first = fresh_host.run("hack/up", within_s=300).ok()
-    assert len(set(re.findall(r"hello from (\w+)", first.out))) > 1
+    assert len(set(re.findall(r"^hello from (\w+), version 1$", first.out, re.MULTILINE))) > 1
+    assert re.search(
+        r"^hello from \w+, version 1, as the container of storefront was told at http://warehouse/",
+        first.out,
+        re.MULTILINE,
+    )
 
     containers = fresh_host.docker("ps -q --no-trunc").ok().out
     revision = _revision(fresh_host)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -22,11 +24,16 @@ spec: {internal: true, subnets: [10.77.0.0/24]}
 ---
 apiVersion: shoal/v1
 kind: Network
+metadata: {name: small}
+spec: {subnets: [10.78.0.0/29]}
+---
+apiVersion: shoal/v1
+kind: Network
 metadata: {name: twin}
 spec: {subnets: [10.77.0.0/25]}
 """
 
-USED = ("ask", "tell", "lone", "bare")
+USED = ("ask", "tell", "lone", "bare", "many")
 
 
 def with_networks(name: str, *networks: str, **spec: object) -> str:
@@ -39,14 +46,14 @@ def host(steady_host: Host) -> Iterator[Host]:
     apply(steady_host, NETWORKS).ok()
     yield steady_host
     steady_host.shoal(["delete", "service", *USED, "--ignore-not-found"]).ok()
-    steady_host.shoal("delete network front back twin --ignore-not-found").ok()
+    steady_host.shoal("delete network front back small twin --ignore-not-found").ok()
     eventually(lambda: on_engine(steady_host) <= {"ingress"}, within=GENEROUS_S)
 
 
 def on_engine(host: Host) -> set[str]:
     """Which of Shoal's networks the engine has."""
     names = host.docker("network ls -f label=shoal.managed --format {{.Name}}").ok().out
-    return {name for name in ("ingress", "front", "back", "twin") if name in names}
+    return {name for name in ("ingress", "front", "back", "small", "twin") if name in names}
 
 
 def vips(host: Host, name: str) -> dict[str, str]:
@@ -85,6 +92,30 @@ def test_networks_whose_subnets_overlap_are_kept_apart_and_it_is_said(host: Host
     says(host, "service/lone", "a network with an overlapping subnet in use on 1 node")
     host.shoal("delete service ask").ok()
     running(host, "lone", 1)
+
+
+def test_a_full_network_is_told_on_the_service_and_served_once_there_is_room(host: Host) -> None:
+    start(host, with_networks("many", "small", replicas=4))
+    says(host, "service/many", "network small has no free address")
+    says(host, "network/small", "0 of 5 free", "1 node", "3 tasks")
+    assert re.search(r"^small +overlay +10.78.0.0/29 +0 ", host.shoal("get networks").ok().out, re.MULTILINE)
+    host.shoal("scale many=2").ok()
+    running(host, "many", 2)
+    eventually(lambda: free(host, "small") == 5 - 1 - 2 - 1, within=GENEROUS_S)  # a virtual IP, two tasks, the node
+
+
+def test_driver_options_of_an_attachment_reach_the_engine(host: Host) -> None:
+    on = [
+        {"name": "front", "driverOpts": {"org.example.hint": "1"}},
+        {"name": "back", "driverOpts": {"org.example.hint": "2"}},
+    ]
+    start(host, service("ask", networks=on))
+    (found,) = running(host, "ask", 1)
+    told = json.loads(host.docker(["inspect", "-f", "{{json .NetworkSettings.Networks}}", found]).ok().out)
+    hints = {name.split(".")[0]: one["DriverOpts"] for name, one in told.items()}
+    assert hints == {
+        "shoal-net-front": {"org.example.hint": "1"}, "shoal-net-back": {"org.example.hint": "2"},
+    }  # fmt: skip
 
 
 def test_a_network_in_use_stays_and_one_of_nobody_s_leaves_nothing(host: Host) -> None:

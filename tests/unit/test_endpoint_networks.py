@@ -185,6 +185,32 @@ def test_a_full_network_is_told_and_served_once_an_address_is_free() -> None:
     assert world.one(ServiceEndpoint).spec.message == ""
 
 
+@pytest.mark.parametrize(
+    ("nodes", "given"), [(1, 3), (2, 2), (9, 2)], ids=["one node", "as many nodes as tasks", "more nodes than tasks"]
+)
+def test_tasks_leave_addresses_for_the_nodes_they_will_run_on(nodes: int, given: int) -> None:
+    """Five addresses: a virtual IP, tasks, and a node each, as long as there are nodes."""
+    tiny = make_network("front", subnet="10.0.1.0/29", ingress=False)
+    every = [make_node(f"n{number}", address=f"192.168.7.{number}") for number in range(1, nodes + 1)]
+    tasks = [make_task(WEB, slot, state=TaskState.NEW) for slot in range(1, 5)]
+    world = Picture(CONTROLLER, tiny, WEB, *holds(WEB, tiny), *every)
+    world.settle("numbers", f"service/{WEB.metadata.uid}")
+    world.put(*tasks)
+    world.settle("addresses")
+    waiting = [task for task in world.all(Task) if not task.spec.addresses]
+    assert len(tasks) - len(waiting) == given
+    assert {task.status.err for task in waiting} == {"network front has no free address"}
+
+    placed = [task for task in world.all(Task) if task.spec.addresses]
+    for task, node in zip(placed, every * given, strict=False):
+        assigned = TaskStatus(TaskState.ASSIGNED)
+        world.put(
+            replace(task, spec=replace(task.spec, node=Ref(node.metadata.name, node.metadata.uid)), status=assigned)
+        )
+    world.settle(f"attachments/{tiny.metadata.uid}", "addresses")
+    assert len(world.all(Attachment)) == min(nodes, given)
+
+
 def test_a_task_takes_its_aliases_slot_and_container_into_its_backend() -> None:
     world = World(make_task(WEB, 3, state=TaskState.NEW))
     task = world.one(Task)
