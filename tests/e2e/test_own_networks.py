@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.e2e.test_networks import MENDED_WITHIN_S, devices
 from tests.support.lab import Host, Output, eventually
 from tests.support.user import GENEROUS_S, apply, containers, get, running, says, service, start
 
@@ -134,6 +135,12 @@ def test_a_service_on_the_host_s_own_network_is_on_no_other(host: Host) -> None:
     assert "hello from" in eventually(lambda: host.curl("http://127.0.0.1:8093/"))
     refused = apply(host, service("lone", networks=["host"], ports=["8094:80"]))
     assert (refused.code, "is not on the mesh" in refused.err) == (2, True)
+
+
+def test_a_network_that_is_deleted_on_the_engine_by_hand_is_back(host: Host) -> None:
+    eventually(lambda: "ingress" in on_engine(host), within=GENEROUS_S)
+    host.docker("network rm shoal-ingress").ok()
+    eventually(lambda: "ingress" in on_engine(host) and devices(host), within=MENDED_WITHIN_S, every=0.5)
 
 
 def test_the_mesh_s_network_is_made_anew_with_options(host: Host) -> None:
