@@ -42,10 +42,11 @@ def summary(found: ProbedNodes) -> str:
     """Say what was looked at, and that it is well."""
     probes = [node.probe for node in found.nodes if node.probe is not None]
     networks = sorted({network for probe in probes for network in probe.networks})
-    on = f" on {plural(len(networks), 'network')} ({', '.join(networks)})" if networks else ", no network between them"
+    on = f" on {plural(len(networks), 'network')} ({', '.join(networks)})" if networks else ""
     names = max((probe.names for probe in probes), default=0)
-    reach = "all reach each other, also with the largest packets, and " if len(probes) > 1 and networks else ""
-    return f"{plural(len(probes), 'node')}{on}: {reach}names lead where they should ({names} asked for)"
+    well = ["all reach each other, also with the largest packets"] if len(probes) > 1 and networks else []
+    well += [f"{plural(names, 'name')} asked for led where they should"] if names else []
+    return f"{plural(len(probes), 'node')}{on}: {'; '.join(well) or 'nothing is wrong'}"
 
 
 def grouped(pairs: Iterable[Pair]) -> Iterator[tuple[str, list[str]]]:

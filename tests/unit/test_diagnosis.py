@@ -139,6 +139,8 @@ def test_pairs_are_told_once_by_the_node_that_has_most_of_them() -> None:
 
 def test_a_network_in_order_is_summed_up() -> None:
     assert summary(ProbedNodes(4789, (node("a", WHOLE), node("b", WHOLE)))) == (
-        "2 nodes on 2 networks (front, ingress): all reach each other, also with the largest packets, and names lead "
-        "where they should (4 asked for)"
+        "2 nodes on 2 networks (front, ingress): all reach each other, also with the largest packets; "
+        "4 names asked for led where they should"
     )
+    alone = NodeProbe(networks=("ingress",))
+    assert summary(ProbedNodes(4789, (node("a", alone),))) == "1 node on 1 network (ingress): nothing is wrong"
