@@ -14,11 +14,15 @@ from typing import Final
 from msgspec import Struct
 
 from nodeagent.engine.contract import Container
+from shoal.api.defaults import endpoint_mode
 from shoal.api.objects import Backend, Task
-from shoal.api.states import DesiredState, TaskState
+from shoal.api.states import DesiredState, EndpointMode, TaskState
 
 DRAIN_S: Final = 2.0
-"""A stop waits so long for the node's peers to stop routing to the task; then it goes on without them."""
+"""A stop waits so long for the node's peers to stop routing to the task; then it goes on without them.
+
+Where names lead to tasks themselves, it always does: answers hold for a second, after the peers have followed.
+"""
 
 KILL_AGAIN_S: Final = 5.0
 """SIGKILL is sent again after so long if the container still runs."""
@@ -113,7 +117,7 @@ def next_step(view: View) -> Step:
 def _end(view: View) -> Step:
     task, container = view.task, view.container
     if container is not None and container.is_alive:
-        return _stop(view, drain_s=DRAIN_S if _has_traffic(view) else 0)
+        return _stop(view, drain_s=DRAIN_S if _may_have_traffic(view) else 0)
     if task is not None and view.wanted and not view.state.is_terminal:
         if task.spec.desired_state.is_live:
             return Report(TaskState.REJECTED, "evicted", task.spec.evicted)
@@ -122,16 +126,16 @@ def _end(view: View) -> Step:
     return Remove() if container is not None and forgotten else _WAIT
 
 
-def _has_traffic(view: View) -> bool:
-    """May somebody still be routing to the task?"""
-    backend = view.backend
-    return (
-        view.wanted
-        and view.state is TaskState.RUNNING
-        and backend is not None
-        and bool(backend.spec.addresses)
-        and backend.status.drained_at is None
-    )
+def _may_have_traffic(view: View) -> bool:
+    """May somebody still be routing to the task, or hold its address from a name?
+
+    What a name has led to may be used for a second more, and of that no node can tell.
+    """
+    task, backend = view.task, view.backend
+    if task is None or backend is None or not (view.wanted and backend.spec.addresses):
+        return False
+    is_listed = endpoint_mode(task.spec.template) is EndpointMode.DNSRR
+    return view.state is TaskState.RUNNING and (is_listed or backend.status.drained_at is None)
 
 
 def _stop(view: View, *, drain_s: float) -> Step:

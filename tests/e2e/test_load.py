@@ -26,10 +26,11 @@ LONG_ENOUGH_S = 1.15 * REQUESTS / RATE
 """Clients on a busy machine fall behind a little."""
 
 
-CASES = {
+CASES: dict[str, dict[str, Any]] = {
     "a single replica, start-first": {"replicas": 1, "order": "start-first"},
     "start-first": {"replicas": 3, "order": "start-first"},
     "stop-first": {"replicas": 3, "order": "stop-first"},
+    "start-first, by addresses": {"replicas": 2, "order": "start-first", "mode": "dnsrr"},
 }
 
 
@@ -57,15 +58,21 @@ def cluster(formed: Cluster, request: pytest.FixtureRequest) -> Iterator[Cluster
     formed.boss.shoal("delete service asked").ok()
 
 
-def ways(lab: Lab, cluster: Cluster) -> dict[str, Way]:
-    """By the published port of every node, from outside; by virtual IP and by name, from a container on every node."""
+def ways(lab: Lab, cluster: Cluster, mode: str) -> dict[str, Way]:
+    """By the published port of every node, from outside; by virtual IP and by name, from a container on every node.
+
+    With `dnsrr` there is but the name, which leads to the tasks themselves.
+    """
     inside = [(host, in_container(host, container(host, "asking"))) for host in cluster.hosts]
-    address = vip(cluster, "asked", "front")
     rate = RATE / 2 / len(inside)
+    by_name = {f"name on {host.name}": Way(enter, [("asked", 80)], rate) for host, enter in inside}
+    if mode == "dnsrr":
+        return by_name
+    address = vip(cluster, "asked", "front")
     return {
         "mesh": Way(in_fabric(lab), [(host.address, PORT) for host in cluster.hosts], rate),
         **{f"vip on {host.name}": Way(enter, [(address, 80)], rate) for host, enter in inside},
-        **{f"name on {host.name}": Way(enter, [("asked", 80)], rate) for host, enter in inside},
+        **by_name,
     }
 
 
@@ -73,7 +80,7 @@ def test_updates_in_a_row_lose_no_request(lab: Lab, cluster: Cluster, name: str,
     """With --full ten updates, and 20,000 requests of each way; otherwise two updates."""
     number = 0
     apply(cluster.boss, asked(CASES[name], number)).ok()
-    with under_load(lab, ways(lab, cluster)) as heard:
+    with under_load(lab, ways(lab, cluster, CASES[name].get("mode", "vip"))) as heard:
         began = time.monotonic()
         while number < (10 if full else 2) or (full and time.monotonic() - began < LONG_ENOUGH_S):
             number += 1
@@ -86,7 +93,7 @@ def test_updates_in_a_row_lose_no_request(lab: Lab, cluster: Cluster, name: str,
         assert one.told > 0
         assert one.kept > 2 * one.opened, "connections are kept"
     if full:
-        for way in ("mesh", "vip", "name"):
+        for way in {known.partition(" ")[0] for known in heard}:
             assert sum(one.told for known, one in heard.items() if known.startswith(way)) >= REQUESTS, way
 
 
@@ -101,7 +108,9 @@ def test_a_client_may_ask_several_nodes_from_one_port_of_its_own(cluster: Cluste
 
 def asked(case: dict[str, Any], number: int) -> str:
     """The manifest of the service that is asked; each number makes new tasks."""
+    mode = case.get("mode", "vip")
     return service(
-        "asked", replicas=case["replicas"], networks=["front"], ports=[f"{PORT}:80"], env=[f"NUMBER={number}"],
+        "asked", replicas=case["replicas"], networks=["front"], ports=[f"{PORT}:80"] if mode == "vip" else [],
+        endpoint={"mode": mode}, env=[f"NUMBER={number}"],
         update={"order": case["order"], "monitor": "500ms"}, **serving(),
     )  # fmt: skip

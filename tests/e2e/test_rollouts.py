@@ -2,47 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
+from collections import Counter
 from typing import Any
 
 import pytest
 
 from tests.support.lab import Host, Output, eventually
 from tests.support.user import SLEEP, answers, apply, containers, get, running, service, shell, slots, start, tasks
-
-LOAD = """
-import http.client, json, pathlib, sys, threading, time
-
-port, rate, threads, end = int(sys.argv[1]), float(sys.argv[2]), 4, pathlib.Path(sys.argv[3])
-told, lost = [0] * threads, []
-
-def ask(number):
-    due = time.monotonic()
-    while not end.exists():
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
-        try:
-            connection.request("GET", "/")
-            answer = connection.getresponse()
-            if answer.status != 200 or b"hello from" not in answer.read():
-                lost.append(f"status {answer.status}")
-        except OSError as error:
-            lost.append(f"{type(error).__name__}: {error}")
-        finally:
-            connection.close()
-        told[number] += 1
-        due += threads / rate
-        time.sleep(max(0, due - time.monotonic()))
-
-workers = [threading.Thread(target=ask, args=(number,)) for number in range(threads)]
-for worker in workers:
-    worker.start()
-print("begun", flush=True)
-for worker in workers:
-    worker.join()
-print(json.dumps({"told": sum(told), "lost": lost}))
-"""
-"""Ask a published port so many times a second until a file exists; a new connection each time, none asks twice."""
 
 PROMPT = {"monitor": "1s"}
 """Settings of an update that is over soon."""
@@ -160,26 +126,20 @@ def test_a_command_that_crashes_pauses_with_its_exit_code(host: Host) -> None:
     assert "task: non-zero exit (3)" in done.err
 
 
-def test_updates_in_a_row_lose_no_request(host: Host, full: bool) -> None:
-    """A single replica, 200 requests a second: with --full ten updates, otherwise two."""
-    check = {"test": "wget -q -O /dev/null http://127.0.0.1/", "interval": "500ms", "timeout": "5s"}
-    spec: dict[str, Any] = {
-        "ports": ["8122:80"], "healthcheck": check, "update": {"order": "start-first", "monitor": "500ms"},
-    }  # fmt: skip
-    start(host, service("asked", **spec))
-    running(host, "asked", 1)
-    answers(host, "http://127.0.0.1:8122/")
-    end = "/run/shoal-load-ends"
-    host.run("rm", "-f", end).ok()
-    client = host.start(sys.executable, "-c", LOAD, "8122", "200", end)
-    assert client.stdout is not None
-    try:
-        assert client.stdout.readline() == "begun\n"
-        for number in range(10 if full else 2):
-            apply(host, service("asked", **spec | {"image": f"shoal/hello:{2 - number % 2}"})).ok()
-    finally:
-        host.run("touch", end).ok()
-        told = client.communicate(timeout=60)[0]
-    found = json.loads(told)
-    assert found["lost"] == []
-    assert found["told"] > 100
+def test_a_newer_update_takes_over_and_one_that_fails_everywhere_may_go_on(host: Host) -> None:
+    spec: dict[str, Any] = {"replicas": 2, "restart": "none", "update": {"delay": "3s", **PROMPT}}
+    start(host, service("hurried", env=["NUMBER=1"], **spec, **SLEEP))
+    before = running(host, "hurried", 2)
+    start(host, service("hurried", env=["NUMBER=2"], **spec, **SLEEP))
+    eventually(lambda: len(set(before) & set(containers(host, "hurried"))) == 1, within=60)
+
+    apply(host, service("hurried", env=["NUMBER=3"], **spec, **SLEEP)).ok()
+
+    made = Counter(number for task in tasks(host, "hurried") for number in task["spec"]["template"]["env"])
+    assert made == {"NUMBER=1": 2, "NUMBER=2": 1, "NUMBER=3": 2}, "the second slot never ran the one between"
+
+    spec["update"] = {"failureAction": "continue", **PROMPT}
+    failed = apply(host, service("hurried", **spec, **shell("exit 3")))
+    assert (failed.code, "non-zero exit (3)" in failed.err) == (1, True)
+    eventually(lambda: state(host, "hurried") == "completed", within=60)
+    assert len(tasks(host, "hurried", "failed")) == 2

@@ -30,7 +30,8 @@ from nodeagent.tasks.machine import (
 )
 from shoal.api.meta import Meta, Ref
 from shoal.api.objects import Backend, BackendSpec, BackendStatus, Task, TaskAddress
-from shoal.api.states import DesiredState, TaskState
+from shoal.api.states import DesiredState, EndpointMode, TaskState
+from shoal.api.template import Endpoint
 from shoal.machinery.factories import make_task
 
 S, D = TaskState, DesiredState
@@ -41,6 +42,12 @@ NOW = 100.0
 def task(desired: DesiredState = D.RUNNING, evicted: str = "") -> Task:
     made = make_task(state=S.ASSIGNED, desired=desired)
     return msgspec.structs.replace(made, spec=msgspec.structs.replace(made.spec, evicted=evicted))
+
+
+def listed(of: Task) -> Task:
+    """The same of a service whose name leads to its tasks."""
+    template = msgspec.structs.replace(of.spec.template, endpoint=Endpoint(EndpointMode.DNSRR))
+    return msgspec.structs.replace(of, spec=msgspec.structs.replace(of.spec, template=template))
 
 
 def box(state: str = "running", **more: Any) -> Container:
@@ -133,6 +140,17 @@ STOPPING: list[tuple[str, View, Step]] = [
         "undrained it is told all the same after a while",
         view(S.RUNNING, box(), D.SHUTDOWN, backend=backend(), ordered_at=NOW - DRAIN_S),
         Signal("SIGTERM"),
+    ),
+    (
+        "one that names lead to is told after a while, drained or not: clients may hold its address",
+        view(
+            S.RUNNING,
+            box(),
+            task=listed(task(D.SHUTDOWN)),
+            backend=backend(drained=True),
+            ordered_at=NOW - 0.5,
+        ),
+        Wait(NOW - 0.5 + DRAIN_S),
     ),
     ("without a backend there is nothing to drain", view(S.RUNNING, box(), D.SHUTDOWN), Signal("SIGTERM")),
     (
