@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 import msgspec
+from msgspec.structs import astuple
 
 from shoal.api import objects as o
 from shoal.api.errors import InvariantError
@@ -102,5 +103,5 @@ def _check_task(actor: str, old: o.Task, new: o.Task) -> None:
 
 def _changed(old: msgspec.Struct, new: msgspec.Struct) -> list[str]:
     """Return the fields that differ; most are the very same value, which is quicker to see than that two are equal."""
-    moved = [name for name in old.__struct_fields__ if getattr(old, name) is not getattr(new, name)]
-    return [name for name in moved if getattr(old, name) != getattr(new, name)]
+    values = zip(old.__struct_fields__, astuple(old), astuple(new), strict=True)
+    return [name for name, was, now in values if was is not now and was != now]

@@ -113,8 +113,10 @@ def is_same(old: Object, new: Object) -> bool:
     """Tell whether two states of an object differ in nothing but what the writer itself fills in."""
     if type(old) is not type(new):
         return False
-    if any(getattr(old, name) != getattr(new, name) for name in new.__struct_fields__ if name != "metadata"):
-        return False
+    values = zip(new.__struct_fields__, msgspec.structs.astuple(old), msgspec.structs.astuple(new), strict=True)
+    for name, was, wanted in values:
+        if was is not wanted and name != "metadata" and was != wanted:
+            return False
     if old.metadata is new.metadata:
         return True
     kept = {name: getattr(old.metadata, name) for name in _FILLED}
