@@ -30,6 +30,8 @@ BUFFER_BYTES: Final = 32 << 20
 class Record:
     """One change of one object, with its lines encoded at most once."""
 
+    __slots__ = ("_body", "_delete", "_put", "_version", "key", "new", "old", "revision")
+
     def __init__(
         self, revision: int, version: int, key: str, old: Object | None, new: Object | None, body: bytes
     ) -> None:
