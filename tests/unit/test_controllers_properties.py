@@ -68,9 +68,13 @@ def test_a_crash_before_any_write_leads_to_the_same_end(deeds: list[Deed], seed:
 
 
 def services_of(world: World) -> dict[str, list[str]]:
-    """Which services have which slots filled."""
+    """Which services have which slots filled; of numbered slots how many, as it depends on what runs at that moment
+    which of them a smaller service gives up."""
     found: dict[str, list[str]] = outcome(world)["tasks"]
-    return {name: sorted(task.split(":")[0] for task in tasks) for name, tasks in found.items()}
+    return {
+        name: sorted("#" if task.split(":")[0].isdecimal() else task.split(":")[0] for task in tasks)
+        for name, tasks in found.items()
+    }
 
 
 @examples
