@@ -42,9 +42,11 @@ def summary(found: ProbedNodes) -> str:
     """Say what was looked at, and that it is well."""
     probes = [node.probe for node in found.nodes if node.probe is not None]
     networks = sorted({network for probe in probes for network in probe.networks})
-    on = f" on {plural(len(networks), 'network')} ({', '.join(networks)})" if networks else ""
+    if not networks:
+        return f"{plural(len(probes), 'node')}, none of them on a network to look at: nothing is wrong"
+    on = f" on {plural(len(networks), 'network')} ({', '.join(networks)})"
     names = max((probe.names for probe in probes), default=0)
-    well = ["all reach each other, also with the largest packets"] if len(probes) > 1 and networks else []
+    well = ["all reach each other, also with the largest packets"] if len(probes) > 1 else []
     well += [f"{plural(names, 'name')} asked for led where they should"] if names else []
     return f"{plural(len(probes), 'node')}{on}: {'; '.join(well) or 'nothing is wrong'}"
 

@@ -144,3 +144,5 @@ def test_a_network_in_order_is_summed_up() -> None:
     )
     alone = NodeProbe(networks=("ingress",))
     assert summary(ProbedNodes(4789, (node("a", alone),))) == "1 node on 1 network (ingress): nothing is wrong"
+    nowhere = "2 nodes, none of them on a network to look at: nothing is wrong"
+    assert summary(ProbedNodes(4789, (node("a", NodeProbe()), node("b", NodeProbe())))) == nowhere
