@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import anyio
 import structlog
@@ -32,8 +32,6 @@ RETRY_MOST_S: Final = 5.0
 STUCK_S: Final = 1.0
 """A container the engine is just removing is looked at again after so long."""
 
-log = structlog.get_logger()
-
 
 @dataclass
 class Tools:
@@ -50,6 +48,8 @@ class Tools:
     """Containers made at once."""
     starting: Semaphore
     """Containers started at once."""
+    log: Any = field(default_factory=lambda: structlog.get_logger().bind())
+    """What workers bind their task to: made once, where a module's logger would be made anew for each."""
 
 
 class Worker:
@@ -75,7 +75,7 @@ class Worker:
         self._signalled_at: float | None = None
         self._killed_at: float | None = None
         self._changed = anyio.Event()
-        self._log = log.bind(task=uid)
+        self._log = tools.log.bind(task=uid)
 
     @property
     def is_done(self) -> bool:
@@ -90,7 +90,7 @@ class Worker:
         if task.status.state.rank > self.state.rank:
             self.state = task.status.state
         if self.task is None:
-            self._log = log.bind(task=task.metadata.name)
+            self._log = self.tools.log.bind(task=task.metadata.name)
         self.task, self.backend, self.around, self.wanted = task, backend, around, True
         if not is_echo:
             self.wake()
