@@ -225,11 +225,11 @@ def _plug_in(containers: int) -> None:
 
 
 def _connect(task: IPv4Address, vip: IPv4Address, count: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the medians of five rounds of connections to a task, and to its service's virtual IP; in µs."""
+    """Return the medians of twenty rounds of connections to a task, and to its service's virtual IP; in µs."""
     if not count:
         return (), ()
     with _space(task) as server, _space(CLIENT) as client, server.accepting():
-        direct, through = client.connect(count, 5, f"{task}:{CONNECTIONS}", f"{vip}:{CONNECTIONS}")
+        direct, through = client.connect(count, 20, f"{task}:{CONNECTIONS}", f"{vip}:{CONNECTIONS}")
     return tuple(one.median_us for one in direct), tuple(one.median_us for one in through)
 
 

@@ -17,6 +17,15 @@ CONNECTIONS, STREAMS = 7000, 5201
 """Ports: of what accepts and closes, of what takes as much as comes."""
 
 
+@dataclass(frozen=True)
+class Stream:
+    """What arrived."""
+
+    bits_per_s: float
+    bits_per_cpu_s: float
+    """Per second that sender and receiver computed, the kernel for them: on a busy machine it says more."""
+
+
 @dataclass
 class Server:
     """What accepts connections and closes them."""
@@ -49,10 +58,12 @@ class Spot:
         found = json.loads(said)
         return [[Round(**one) for one in found[address]] for address in addresses]
 
-    def stream(self, address: str, port: int = STREAMS, seconds: float = 2.0) -> float:
-        """Return the bits a second that arrive over one connection."""
-        said = self.run("iperf3", "-c", address, "-p", str(port), "-t", str(seconds), "-J")
-        return float(json.loads(said)["end"]["sum_received"]["bits_per_second"])
+    def stream(self, address: str, port: int = STREAMS, seconds: float = 2.0) -> Stream:
+        """Send over one connection, as much as goes."""
+        said = json.loads(self.run("iperf3", "-c", address, "-p", str(port), "-t", str(seconds), "-J"))["end"]
+        cpu = said["cpu_utilization_percent"]
+        per_s = float(said["sum_received"]["bits_per_second"])
+        return Stream(per_s, 100 * per_s / (cpu["host_total"] + cpu["remote_total"]))
 
     @contextmanager
     def accepting(self, port: int = CONNECTIONS) -> Iterator[Server]:
@@ -78,15 +89,14 @@ class Spot:
     @contextmanager
     def _going(self, *command: str) -> Iterator[subprocess.Popen[str]]:
         tie = ("setpriv", "--pdeathsig", "KILL")
-        process = subprocess.Popen(
+        with subprocess.Popen(
             [*tie, *self.prefix, *tie, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             cwd=REPOSITORY,
-        )  # fmt: skip
-        try:
-            yield process
-        finally:
-            process.kill()
-            process.wait()
+        ) as process:  # fmt: skip
+            try:
+                yield process
+            finally:
+                process.kill()
 
 
 def host_spot(host: Host) -> Spot:

@@ -11,7 +11,9 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from hack.benchmarks import network
 from hack.benchmarks.power import cut_power
+from hack.benchmarks.spots import CONNECTIONS, outside
 from tests.support.cluster import Cluster
 from tests.support.lab import Host, Lab, eventually, remove_folder
 from tests.support.onlookers import doubles, watching_engine
@@ -100,6 +102,19 @@ def test_a_power_cut_moves_the_tasks_and_on_return_no_slot_is_doubled(cluster: C
     eventually(lambda: cluster.nodes()["host33"] == "ready")
     eventually(lambda: cluster.three.docker("ps -q").ok().out == "")
     assert cluster.slots("nine") == NINE_SLOTS
+
+
+def test_connections_are_shared_out_evenly_and_all_nodes_follow_a_task_that_comes_and_goes(cluster: Cluster) -> None:
+    """The benchmark of the network, in small."""
+    with network.standing(cluster, tasks=3) as stage:
+        vip = f"{stage.vip('many')}:{CONNECTIONS}"
+        published = f"{cluster.two.address}:{network.MANY + CONNECTIONS}"
+        for client, address in ((stage.client, vip), (outside(cluster.boss.lab), published)):
+            came = network.spread(stage, client, address, 300)
+            assert sum(came) == 300
+            assert max(came) - min(came) <= 2, "rules that are written anew meanwhile begin with the first task again"
+        known, forgotten = network.followed(stage, tasks=1)
+        assert (len(known), len(forgotten)) == (1, 1)
 
 
 def test_nothing_moves_when_a_host_pauses_for_two_seconds(cluster: Cluster) -> None:
