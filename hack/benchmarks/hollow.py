@@ -53,6 +53,8 @@ class Found:
     """Of the API server, as a share of a core."""
     idle_revisions: int
     """Writes to objects during the rest."""
+    idle_bytes_per_s: float = 0.0
+    """What goes between one agent and the API server at rest, both ways."""
     raw_per_s: float = 0.0
     placed_per_s: dict[int, float] = field(default_factory=dict)
     cpu_s: dict[int, float] = field(default_factory=dict)
@@ -60,6 +62,8 @@ class Found:
     apiserver_bytes: dict[int, int] = field(default_factory=dict)
     told_bytes: float = 0.0
     """Objects told to an agent until all ran."""
+    carried_bytes: float = 0.0
+    """What went between one agent and the API server until all ran, both ways."""
     told_by_one_change: float = 0.0
     told_bytes_by_one_change: float = 0.0
     back_s: float = 0.0
@@ -87,6 +91,8 @@ def run(nodes: int = 1000, sizes: Sequence[int] = (1000, 3000, 10000)) -> Report
           for size, held in found.apiserver_bytes.items()),
         Figure("   memory of one agent", found.agent_bytes / MB, "MB", bar=3.0),
         Figure(f"   objects told to one agent until {last:,} tasks ran", found.told_bytes / 1024, "kB"),
+        Figure("   the same on the wire with TLS, reports and beats, both ways", found.carried_bytes / 1024, "kB"),
+        Figure("   one agent's traffic at rest, both ways", found.idle_bytes_per_s, "B/s"),
         Figure("F2 agents told of one changed task", found.told_by_one_change, bar=1.0),
         Figure("   bytes that one was told", found.told_bytes_by_one_change, "B"),
         Figure("B8 API server's CPU at rest, heartbeats of all nodes", 100 * found.beats_cpu, "% of a core", bar=10.0,
@@ -157,12 +163,13 @@ def _timed(found: Found, what: str) -> Iterator[None]:
 
 async def _at_rest(store: EtcdStore, swarm: Swarm, agents: Crowd, joined_s: float, rest_s: float) -> Found:
     pid = swarm.children["apiserver"].pid
-    before, cpu = _newest(await store.list("/shoal/")), kernel.cpu_s(pid)
+    before, cpu, carried = _newest(await store.list("/shoal/")), kernel.cpu_s(pid), _carried(swarm)
     await anyio.sleep(rest_s)
     return Found(
         joined_s=joined_s,
         agent_bytes=sum(map(kernel.pss_bytes, agents.pids())) / agents.count,
         beats_cpu=(kernel.cpu_s(pid) - cpu) / rest_s,
+        idle_bytes_per_s=(_carried(swarm) - carried) / agents.count / rest_s,
         idle_revisions=sum(item.revision > before for item in (await store.list("/shoal/")).items),
     )
 
@@ -170,7 +177,7 @@ async def _at_rest(store: EtcdStore, swarm: Swarm, agents: Crowd, joined_s: floa
 async def _grow(store: EtcdStore, swarm: Swarm, agents: Crowd, sizes: Sequence[int], found: Found) -> None:
     """Add tasks up to each size in turn; all have to run before more are added."""
     spent, at_rest, have = 0.0, await _resting_cpu(swarm), 0
-    told = sum(_told_bytes(agents))
+    told, carried = sum(_told_bytes(agents)), _carried(swarm)
     pids = {**swarm.pids(), **{one.name: one.pid for one in agents.children}}
     cpu = {name: kernel.cpu_s(pid) for name, pid in pids.items()}
     for size in sizes:
@@ -189,6 +196,7 @@ async def _grow(store: EtcdStore, swarm: Swarm, agents: Crowd, sizes: Sequence[i
         found.apiserver_bytes[size] = kernel.pss_bytes(swarm.children["apiserver"].pid)
         assert len((await store.list("/shoal/tasks/")).items) == size
     found.cpu_by_process = {name: kernel.cpu_s(pid) - cpu[name] for name, pid in pids.items()}
+    found.carried_bytes = (_carried(swarm) - carried) / agents.count
     found.told_bytes = (sum(_told_bytes(agents)) - told) / agents.count
 
 
@@ -257,6 +265,10 @@ async def _resting_cpu(swarm: Swarm) -> float:
 
 def _cpu(swarm: Swarm) -> float:
     return kernel.total_cpu_s(one.pid for one in swarm.children.values())
+
+
+def _carried(swarm: Swarm) -> int:
+    return kernel.tcp_bytes(int(swarm.remote.rpartition(":")[2]))
 
 
 def _told_bytes(agents: Crowd) -> list[float]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -56,6 +58,13 @@ def pids_in(pid: int) -> list[int]:
     except (FileNotFoundError, ProcessLookupError):
         return []
     return [int(number) for line in status.splitlines() if line.startswith("NSpid:") for number in line.split()[1:]]
+
+
+def tcp_bytes(port: int) -> int:
+    """Bytes that the open connections to a local port have carried, both ways, TLS included and TCP's own not."""
+    command = ["ss", "-tinH", "state", "established", "sport", "=", f":{port}"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return sum(int(number) for number in re.findall(r"bytes_(?:sent|received):(\d+)", said))
 
 
 def load() -> str:
