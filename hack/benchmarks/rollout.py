@@ -90,10 +90,10 @@ def measure(cluster: Cluster, swarm: Sequence[Host], report: Report, rounds: int
         took["served"].append(served.update())
         raw.append(by_hand([engine_of(host) for host in cluster.hosts], tasks, parallelism))
         report.notes.append(
-            f"round {number + 1}: Swarm {took['swarm'][-1]:.2f} s; Shoal {took['plain'][-1]:.2f} s, "
-            f"{plain.cpu_s:.2f} CPU s of its processes on the manager; with a port {took['served'][-1]:.2f} s, "
-            f"{served.cpu_s:.2f} CPU s; by hand and monitored {raw[-1]:.2f} s; load {kernel.load()}"
+            f"round {number + 1}: Swarm {took['swarm'][-1]:.2f} s; Shoal {took['plain'][-1]:.2f} s; with a port "
+            f"{took['served'][-1]:.2f} s; by hand and monitored {raw[-1]:.2f} s; load {kernel.load()}"
         )
+    report.notes += [f"CPU seconds on the manager, {one.name}: {one.spent()}" for one in (plain, served)]
     least = sorted(raw)[len(raw) // 2]
     ratio = [ours / other for ours, other in zip(took["plain"], took["swarm"], strict=True)]
     report.figures += [
@@ -134,9 +134,10 @@ class Shoal:
 
     def __init__(self, cluster: Cluster, name: str, tasks: int, parallelism: int, **spec: Any) -> None:
         host = cluster.boss
-        self._host, self._name, self._tasks = host, name, tasks
+        self._host, self.name, self._tasks = host, name, tasks
         self._api = Client(f"/proc/{host.init_pid}/root/run/shoal/api.sock")
-        self.cpu_s = 0.0
+        self._cpu_s: dict[str, float] = {}
+        """Of the last update, by process."""
         meta = {"apiVersion": "shoal/v1", "kind": "Service", "metadata": {"name": name}}
         wanted = {
             "image": IMAGE, "command": COMMAND, "replicas": tasks, "stopSignal": "SIGKILL",
@@ -147,14 +148,18 @@ class Shoal:
 
     def update(self) -> float:
         """Replace all tasks; return the seconds until the update is over."""
-        pids = place_of(self._host).processes().values()
-        cpu, begun = kernel.total_cpu_s(pids), time.time()
+        pids = place_of(self._host).processes()
+        before, begun = {name: kernel.cpu_s(pid) for name, pid in pids.items()}, time.time()
         spec = {"env": [f"ROUND={next(_numbers)}"]}
-        wanted = self._api.call("PATCH", f"/shoal/v1/services/{self._name}", {"spec": spec})["status"]["revision"]
+        wanted = self._api.call("PATCH", f"/shoal/v1/services/{self.name}", {"spec": spec})["status"]["revision"]
         until(lambda: self._is_over(wanted), every_s=LOOK_S)
         took = time.time() - begun
-        self.cpu_s = kernel.total_cpu_s(pids) - cpu
+        self._cpu_s = {name: kernel.cpu_s(pid) - before[name] for name, pid in pids.items()}
         return took
+
+    def spent(self) -> str:
+        most_first = sorted(self._cpu_s.items(), key=lambda item: -item[1])
+        return ", ".join(f"{name} {seconds:.2f}" for name, seconds in most_first)
 
     def _is_over(self, wanted: str) -> bool:
         status = self._get()["status"]
@@ -162,7 +167,7 @@ class Shoal:
         return is_done and status["replicas"]["updated"] == self._tasks
 
     def _get(self) -> Any:
-        return self._api.call("GET", f"/shoal/v1/services/{self._name}")
+        return self._api.call("GET", f"/shoal/v1/services/{self.name}")
 
 
 class Swarm:
