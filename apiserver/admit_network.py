@@ -1,5 +1,7 @@
 """Admission of networks: their subnets and VXLAN numbers are allocated and claimed in the call. Pure.
 
+A node-local network has neither: all of it is its engines'.
+
 An automatic subnet overlaps nothing: its claim compares that nobody holds the same one. One that people choose may
 overlap another network's (placement keeps the two apart), but not the ingress network's, which is on every node.
 """
@@ -56,6 +58,9 @@ def admit_network_delete(old: o.Network, view: View, forced: bool) -> Admission:
 
 def _created(new: o.Network, view: View, uid: str) -> Admission:
     faults = list(_name_faults(new, view))
+    if new.spec.is_local:
+        obj = o.Network(metadata=Meta(name=new.metadata.name, uid=uid, labels=new.metadata.labels), spec=new.spec)
+        return refuse(new, *faults) if faults else Admission(obj, (Create(obj),))
     subnet, subnet_faults = _subnet(new, view)
     vni, vni_faults = _vni(new.spec, view)
     faults += subnet_faults + vni_faults

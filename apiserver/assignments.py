@@ -1,7 +1,7 @@
 """What a node is told: which objects belong to it, and what changes in that. Pure.
 
     itself · the cluster's defaults · its own tasks
-    the networks it is attached to, those its live tasks have addresses on, and the ingress network
+    the networks it is attached to, those its live tasks are on, and the ingress network
     the secrets and configs that its tasks use which are wanted alive and have not ended
     every attachment, endpoint and backend of those networks · the endpoint and backends of each published service
     the backends of its own tasks
@@ -33,6 +33,7 @@ from shoal.api import keys
 from shoal.api import objects as o
 from shoal.machinery.cache import Cache, Change, Index
 from shoal.rules.following import is_waiting
+from shoal.rules.networks import networks_used
 
 _ORDERED: Final[tuple[type[o.Object], ...]] = (
     o.Cluster, o.Node, o.Secret, o.Config, o.Network, o.Attachment, o.ServiceEndpoint, o.Backend, o.Task,
@@ -65,7 +66,7 @@ def _live_uses(obj: o.Object | None, node_uid: str) -> set[str]:
         case o.Attachment():
             return {obj.spec.network.uid} if obj.spec.node.uid == node_uid else set()
         case o.Task() if obj.spec.node is not None and obj.spec.node.uid == node_uid:
-            return set() if obj.status.state.is_terminal else {one.network.uid for one in obj.spec.addresses}
+            return set() if obj.status.state.is_terminal else set(networks_used(obj))
     return set()
 
 

@@ -17,6 +17,7 @@ from shoal.api import objects as o
 from shoal.api.errors import ConflictError, UnavailableError
 from shoal.api.keys import CLUSTER, kind_at
 from shoal.machinery.cache import Cache, Change, Index
+from shoal.rules.networks import networks_used
 
 
 def _owner(obj: o.Object) -> tuple[str, ...]:
@@ -36,7 +37,7 @@ def _network(claim: o.Claim) -> tuple[str, ...]:
 TASKS_BY_NODE = Index(o.Task, lambda task: (task.spec.node.uid,) if task.spec.node else ())
 TASKS_BY_SERVICE = Index(o.Task, lambda task: (task.spec.service.uid,))
 TASKS_BY_SERVICE_NAME = Index(o.Task, lambda task: (task.spec.service.name,))
-TASKS_BY_NETWORK = Index(o.Task, lambda task: tuple(one.network.uid for one in task.spec.addresses))
+TASKS_BY_NETWORK = Index(o.Task, lambda task: tuple(networks_used(task)))
 REVISIONS_BY_SERVICE = Index(o.Revision, lambda revision: (revision.spec.service.uid,))
 BACKENDS_BY_SERVICE = Index(o.Backend, lambda backend: (backend.spec.service.uid,))
 BACKENDS_BY_NETWORK = Index(o.Backend, lambda backend: tuple(one.network.uid for one in backend.spec.addresses))

@@ -130,7 +130,10 @@ def _allocate(task: Task, supply: _Supply, now: datetime) -> tuple[tuple[Step, .
 
 
 def _networks_of(task: Task, supply: _Supply) -> tuple[list[tuple[Network, tuple[str, ...]]], str]:
-    """Return the networks a task is attached to with its aliases there, ingress first; or one that does not exist."""
+    """Return the networks a task gets addresses on with its aliases there, ingress first; or one that does not exist.
+
+    On a node-local one its engine gives it what it needs.
+    """
     wanted: list[tuple[Network, tuple[str, ...]]] = []
     if needs_ingress(task.spec.template):
         if supply.ingress is None:
@@ -142,6 +145,8 @@ def _networks_of(task: Task, supply: _Supply) -> tuple[list[tuple[Network, tuple
         network = supply.by_uid.get(use.uid) if use.uid else supply.by_name.get(use.name)
         if network is None:
             return [], use.name
+        if network.spec.is_local:
+            continue
         wanted.append((network, use.aliases))
     return wanted, ""
 

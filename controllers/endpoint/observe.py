@@ -107,6 +107,8 @@ def _kept_for_nodes(
     wanted = {use.uid for task in waiting for use in task.spec.template.networks}
     for network in networks:
         uid = network.metadata.uid
+        if network.spec.is_local:
+            continue
         free = capacity(network) - len(taken[uid].addresses)
         if uid in wanted and free < len(sites.nodes) + len(waiting):
             apart = {node for node in sites.nodes if uid not in sites.attached.get(node, ())}
@@ -232,7 +234,7 @@ def _wanted_networks(service: Service, held: Mapping[str, Claim], pool: Pool, ca
     kept = (reference.to.uid for reference in cache.sorted_by(REFERENCES, service.metadata.uid))
     for uid in dict.fromkeys((*uses, *kept)):
         network = next(iter(cache.by(NETWORK_BY_UID, uid).values()), None)
-        if network is not None and not network.spec.predefined:
+        if network is not None and not (network.spec.predefined or network.spec.is_local):
             yield Wanted(network, pool.taken(uid), _vips(held).get(uid), uses.get(uid))
 
 

@@ -13,7 +13,6 @@ from shoal.api.template import TaskTemplate
 from shoal.rules.dirtiness import is_dirty, template_of
 from shoal.rules.history import age_order
 from shoal.rules.liveness import is_unusable, may_hold_container
-from shoal.rules.networks import needs_address
 from shoal.rules.resources import capacity_of, reserved_by
 from shoal.rules.slots import Rights, is_member, rights
 
@@ -95,7 +94,7 @@ class View:
         """The task runs, and whoever has to route to it does."""
         if task.status.state is not TaskState.RUNNING:
             return False
-        return task.metadata.uid in self.serving or not needs_address(task.spec.template)
+        return task.metadata.uid in self.serving or not task.spec.addresses
 
     def may_take_over(self, task: Task, old: Task) -> bool:
         """Say whether an old task may stop for a new one.

@@ -14,13 +14,13 @@ from nodeagent.dns.wire import is_name
 from nodeagent.dns.zone import NOTHING, Asker, Facts, Listener, NetworkFact, Rank, Record
 from nodeagent.network.docker_networks import docker_name
 from shoal.api.objects import Attachment, Backend, EndpointNetwork, Network, Object, ServiceEndpoint, Task, TaskAddress
-from shoal.rules.networks import is_on_bridge
+from shoal.rules.networks import is_on_bridge, local_uses
 
 
 def facts_of(obj: Object, node_uid: str) -> Facts:
     """Return what an object says about names; most kinds say nothing."""
     match obj:
-        case Network():
+        case Network() if not obj.spec.is_local:
             return Facts(network=_network(obj))
         case Attachment():
             return _attachment(obj, node_uid)
@@ -66,7 +66,7 @@ def _task(task: Task, node_uid: str) -> Facts:
         return NOTHING
     networks = tuple(one.network.uid for one in addresses)
     has_resolvers = template.dns is not None and bool(template.dns.nameservers)
-    has_way_out = is_on_bridge(template)
+    has_way_out = is_on_bridge(template) or bool(local_uses(task))
     return Facts(askers=tuple(Asker(_plain(one.address), networks, has_resolvers, has_way_out) for one in addresses))
 
 

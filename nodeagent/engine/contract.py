@@ -95,6 +95,11 @@ class EngineNetwork(Struct, frozen=True):
     labels: Mapping[str, str]
     subnets: tuple[str, ...] = ()
     options: Mapping[str, str] = {}
+    ipam: Mapping[str, Any] = {}
+    """In the Docker Engine API's words."""
+    has_ipv6: bool = False
+    is_config_only: bool = False
+    """No network, but what others are made from."""
 
 
 class Engine(Protocol):

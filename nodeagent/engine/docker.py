@@ -433,6 +433,9 @@ def _network(raw: Mapping[str, Any]) -> EngineNetwork:
         labels=raw.get("Labels") or {},
         subnets=tuple(one["Subnet"] for one in (raw.get("IPAM") or {}).get("Config") or () if one.get("Subnet")),
         options=raw.get("Options") or {},
+        ipam=raw.get("IPAM") or {},
+        has_ipv6=bool(raw.get("EnableIPv6")),
+        is_config_only=bool(raw.get("ConfigOnly")),
     )
 
 

@@ -193,6 +193,9 @@ class FakeEngine:
             labels=dict(body.get("Labels") or {}),
             subnets=subnets,
             options=dict(body.get("Options") or {}),
+            ipam=dict(body.get("IPAM") or {}),
+            has_ipv6=bool(body.get("EnableIPv6")),
+            is_config_only=bool(body.get("ConfigOnly")),
         )
         return self.nets[name].id
 

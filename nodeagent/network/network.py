@@ -21,6 +21,7 @@ from nodeagent.assignments import Assignments
 from nodeagent.engine.contract import Engine, EngineNetwork
 from nodeagent.network import commands, netlink, rules
 from nodeagent.network.docker_networks import OURS, DockerNetwork, abandoned, wanted
+from nodeagent.network.local_networks import LocalNetwork, config_of, local_networks
 from nodeagent.network.overlay import changes, tunnel_name
 from nodeagent.network.scene import Scene, parts, picture, tunnels
 from nodeagent.network.sixes import address6, interface6
@@ -31,7 +32,7 @@ from shoal.api.errors import DataplaneError, EngineError
 from shoal.api.objects import Task, TaskAddress
 from shoal.api.states import Protocol
 from shoal.rules.addresses import without_mask
-from shoal.rules.networks import is_on_bridge, is_on_host
+from shoal.rules.networks import is_on_bridge, is_on_host, local_uses
 
 log = structlog.get_logger()
 
@@ -47,10 +48,14 @@ class NodeNetwork:
 
     def __init__(self, engine: Engine, node_uid: str) -> None:
         self._engine, self._node_uid = engine, node_uid
-        self._wanted: dict[str, DockerNetwork] = {}
-        """What this node is attached to, by network uid."""
+        self._wanted: dict[str, DockerNetwork | LocalNetwork] = {}
+        """What this node is attached to, and the node-local networks its tasks are on, by network uid."""
         self._ready: dict[str, DockerNetwork] = {}
         """Those of them whose bridge, entries and rules are in force."""
+        self._local: dict[str, LocalNetwork] = {}
+        """Those of them that are node-local and that the engine has."""
+        self._refused: dict[str, str] = {}
+        """Why node-local networks cannot be made as things are here, by uid: also among the troubles."""
         self._troubles: dict[str, str] = {}
         """Why the engine could not make a network, by its uid."""
         self._tunnel_troubles: dict[str, str] = {}
@@ -82,15 +87,22 @@ class NodeNetwork:
         return {**self._tunnel_troubles, **self._troubles}
 
     async def prepare(self, task: Task) -> ContainerNetwork:
-        """Wait until the task's networks exist here; EngineError (temporary) if they do not within BRIDGE_WAIT_S."""
+        """Wait until the task's networks exist here; EngineError (temporary) if they do not within BRIDGE_WAIT_S.
+
+        A node-local network that this node lacks something for is an EngineError at once, and not temporary: the task
+        is rejected and says why, and another is tried here or elsewhere.
+        """
         template = task.spec.template
         if is_on_host(template):
             return ContainerNetwork(mode="host")
         needed = {address.network.uid: address.network.name for address in task.spec.addresses}
+        needed |= {use.uid: use.name for use in local_uses(task)}
         with anyio.move_on_after(BRIDGE_WAIT_S):
-            while needed.keys() - self._ready.keys():
+            while self._lacks(needed) and not needed.keys() & self._refused.keys():
                 await self._changed.wait()
-        if missing := sorted(needed.keys() - self._ready.keys()):
+        for uid in sorted(needed.keys() & self._refused.keys()):
+            raise EngineError(f"network {needed[uid]} cannot be made on this node: {self._refused[uid]}")
+        if missing := sorted(self._lacks(needed)):
             troubles = self.troubles()
             why = "; ".join(troubles[uid] for uid in missing if uid in troubles)
             names = ", ".join(sorted(needed[uid] for uid in missing))
@@ -100,8 +112,15 @@ class NodeNetwork:
             _endpoint(self._ready[one.network.uid], one, options.get(one.network.uid, {}))
             for one in task.spec.addresses
         )
+        endpoints += tuple(
+            NetworkEndpoint(self._local[use.uid].name, aliases=use.aliases, options=use.driver_opts)
+            for use in local_uses(task)
+        )
         beside = (NetworkEndpoint("bridge"),) if endpoints and is_on_bridge(template) else ()
         return ContainerNetwork(endpoints=endpoints + beside)
+
+    def _lacks(self, needed: Mapping[str, str]) -> set[str]:
+        return needed.keys() - self._ready.keys() - self._local.keys()
 
     async def complete(self, task: Task, pid: int) -> None:
         """Give it its IPv6 address: an engine would take longer for that than for all else, and keep it waiting.
@@ -138,12 +157,14 @@ class NodeNetwork:
                 return
             self._in_force = None
             found = wanted(told.frame.networks, told.frame.attachments, self._node_uid, has_ipv6=commands.has_ipv6())
-            await self._ensure_bridges({network.uid: network for network in found})
+            local = local_networks(told.frame.networks)
+            every: tuple[DockerNetwork | LocalNetwork, ...] = (*found, *local)
+            await self._ensure_bridges({network.uid: network for network in every})
             interfaces = netlink.link_names()
             scene = Scene(tuple(network for network in found if network.bridge in interfaces), told)
             await self._ensure_tunnels(scene)
             await self._ensure_rules(scene)
-            self._announce(scene.here)
+            self._announce(scene.here, local)
             await self._complete_found()
             self._in_force = told
 
@@ -168,20 +189,22 @@ class NodeNetwork:
         is_whole = self._is_engine_asked and not (self._troubles or self._tunnel_troubles or self._stale_flows)
         return is_whole and self._in_force == told
 
-    def _announce(self, here: Iterable[DockerNetwork]) -> None:
+    def _announce(self, here: Iterable[DockerNetwork], local: Iterable[LocalNetwork]) -> None:
         troubled = self._troubles.keys() | self._tunnel_troubles.keys()
         self._ready = {network.uid: network for network in here if network.uid not in troubled}
+        is_known = self._is_engine_asked
+        self._local = {network.uid: network for network in local if is_known and network.uid not in troubled}
         self._changed.set()
         self._changed = anyio.Event()
 
     async def _existing(self) -> dict[str, EngineNetwork]:
         return {network.name: network for network in await self._engine.networks(OURS)}
 
-    async def _ensure_bridges(self, networks: dict[str, DockerNetwork]) -> None:
+    async def _ensure_bridges(self, networks: dict[str, DockerNetwork | LocalNetwork]) -> None:
         """Have the engine make what is missing. One network it refuses, or its absence, keeps nothing else waiting."""
         if networks == self._wanted and self._is_engine_asked and not self._troubles:
             return
-        self._wanted, self._is_engine_asked, self._troubles = networks, False, {}
+        self._wanted, self._is_engine_asked, self._troubles, self._refused = networks, False, {}, {}
         try:
             existing = await self._existing()
         except EngineError as error:
@@ -192,9 +215,14 @@ class NodeNetwork:
             await self._remove_unwanted(existing.values())
         for network in networks.values():
             try:
-                await self._ensure_bridge(network, existing.get(network.name))
+                if isinstance(network, LocalNetwork):
+                    await self._ensure_local(network, existing.get(network.name))
+                else:
+                    await self._ensure_bridge(network, existing.get(network.name))
             except EngineError as error:
                 self._troubles[network.uid] = str(error)
+                if isinstance(network, LocalNetwork) and not error.temporary:
+                    self._refused[network.uid] = str(error)
                 log.warning("bridge_not_created", network=network.name, reason=str(error))
         self._is_engine_asked = True
 
@@ -216,6 +244,13 @@ class NodeNetwork:
             await self._engine.create_network(network.name, network.body())
             log.info("bridge_created", network=network.name, bridge=network.bridge, gateway=network.gateway)
         commands.allow_loopback_clients(network.bridge)
+
+    async def _ensure_local(self, network: LocalNetwork, existing: EngineNetwork | None) -> None:
+        """Have the engine make a node-local network; what it has made stays as it is."""
+        if existing is None:
+            config = config_of(network, await self._engine.networks({}) if network.config_from else ())
+            await self._engine.create_network(network.name, network.body(config))
+            log.info("local_network_created", network=network.name, driver=network.driver)
 
     async def _restore_bridge(self, network: DockerNetwork) -> None:
         """Make the bridge of a network anew that has containers: the engine does so for an empty one only."""
@@ -309,8 +344,10 @@ def _endpoint(network: DockerNetwork, address: TaskAddress, options: Mapping[str
     return NetworkEndpoint(network.name, ip=without_mask(address.address), mac=address.mac, options=options)
 
 
-def _fits(network: DockerNetwork, existing: EngineNetwork | None) -> bool:
-    """Is the Docker network the wanted one, with its bridge in the kernel?"""
+def _fits(network: DockerNetwork | LocalNetwork, existing: EngineNetwork | None) -> bool:
+    """Is the Docker network the wanted one, with its bridge in the kernel if that is ours?"""
+    if isinstance(network, LocalNetwork):
+        return existing is not None
     return existing is not None and _is_wanted(network, existing) and network.bridge in netlink.link_names()
 
 

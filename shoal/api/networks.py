@@ -13,7 +13,7 @@ from typing import Final
 
 from shoal.api.errors import Fault
 from shoal.api.names import below, hint
-from shoal.api.objects import NetworkSpec, ServiceSpec, Subnet
+from shoal.api.objects import LOCAL_DRIVERS, NetworkSpec, ServiceSpec, Subnet
 from shoal.api.states import PublishMode
 from shoal.api.template import NetworkUse
 
@@ -42,6 +42,13 @@ NO_ENCRYPTION: Final = (
     " WireGuard between the hosts (--data-path-addr with its address at init and join)"
 )
 
+_ENGINES: Final = (
+    "each node's engine gives addresses of its own: make a config-only network with the node's subnet on each node"
+    " (docker network create --config-only --subnet …), and give its name as configFrom"
+)
+
+_ENGINE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
 _ALIAS: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?")
 
 
@@ -49,8 +56,14 @@ def network_faults(spec: NetworkSpec) -> Faults:
     """Judge a network's spec by itself; what it meets in the cluster is admission's."""
     if spec.predefined:
         return
+    if spec.is_local:
+        yield from _local_faults(spec)
+        return
     if spec.driver != "overlay":
-        yield Fault("spec.driver", f"found {spec.driver!r}; overlay is the only driver there is")
+        message = f"found {spec.driver!r}, expected overlay, or {', '.join(LOCAL_DRIVERS)} for a node-local network"
+        yield Fault("spec.driver", f"{message}{hint(spec.driver, ('overlay', *LOCAL_DRIVERS))}")
+    if spec.config_from:
+        yield Fault("spec.configFrom", f"goes with the drivers {', '.join(LOCAL_DRIVERS)} only")
     if spec.ingress:
         for field, is_set in (("internal", spec.internal), ("attachable", spec.attachable)):
             if is_set:
@@ -62,6 +75,25 @@ def network_faults(spec: NetworkSpec) -> Faults:
     if spec.mtu and not MIN_MTU <= spec.mtu <= MAX_MTU:
         yield Fault("spec.mtu", f"found {spec.mtu}, expected {MIN_MTU} to {MAX_MTU} bytes, or 0 for the default")
     yield from _option_faults(spec)
+
+
+def _local_faults(spec: NetworkSpec) -> Faults:
+    """A node-local network is its driver's: what belongs to overlays, or would be the same on each node, is refused."""
+    for field, is_set, why in (
+        ("ingress", spec.ingress, "the routing mesh crosses hosts: its network is an overlay"),
+        ("attachable", spec.attachable, "plain containers join what is on their own engine; leave it out"),
+        ("subnets", spec.subnets, f"found subnets, but on a {spec.driver} network {_ENGINES}"),
+        ("mtu", spec.mtu, f"goes with the driver overlay; {spec.driver} has options for what it can"),
+    ):
+        if is_set:
+            yield Fault(f"spec.{field}", why)
+    if spec.config_from and not _ENGINE_NAME.fullmatch(spec.config_from):
+        yield Fault("spec.configFrom", f"found {spec.config_from!r}, expected the name of a Docker network")
+    if spec.config_from and spec.options:
+        yield Fault("spec.options", "what configFrom names says it all, on each node; leave the options out")
+    for key in spec.options:
+        if key in (VNI_OPTION, ENCRYPTED_OPTION):
+            yield Fault(below("spec.options", key), "goes with the driver overlay; leave it out")
 
 
 def _subnet_faults(subnet: Subnet, path: str) -> Faults:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from msgspec import Struct
 
@@ -317,10 +317,17 @@ class Subnet(_Part, frozen=True):
     range: str = ""
 
 
+LOCAL_DRIVERS: Final = ("bridge", "ipvlan", "macvlan")
+"""Docker's drivers of networks that end at their host."""
+
+
 class NetworkSpec(_Part, frozen=True):
     """As it was asked for; what is left out is chosen, and stands in the status."""
 
     driver: str = "overlay"
+    """`overlay`, or one of LOCAL_DRIVERS: the network is then each engine's own, and no two nodes share it."""
+    config_from: str = ""
+    """The config-only network on each engine that says what a node-local network is like there; "" = the options do."""
     subnets: tuple[Subnet, ...] = ()
     mtu: int = 0
     """Bytes; 0 = the default."""
@@ -331,6 +338,11 @@ class NetworkSpec(_Part, frozen=True):
     ingress: bool = False
     predefined: bool = False
     """`host` and `bridge`: they exist on every engine and are never created."""
+
+    @property
+    def is_local(self) -> bool:
+        """Addresses on it are each engine's affair: nothing of it is allocated, routed or named by Shoal."""
+        return self.driver in LOCAL_DRIVERS and not self.predefined
 
 
 class NetworkStatus(_Part, frozen=True):

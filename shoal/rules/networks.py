@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from shoal.api.template import TaskTemplate
+from shoal.api.objects import Task
+from shoal.api.template import NetworkUse, TaskTemplate
 from shoal.rules.ports import needs_ingress
 
 PREDEFINED: Final = frozenset({"host", "bridge", "none"})
@@ -18,7 +19,10 @@ INGRESS_LABEL: Final = "shoal.ingress"
 
 
 def needs_address(template: TaskTemplate) -> bool:
-    """Say whether a task has to wait for an address before it may be placed."""
+    """Say whether a task has to wait for an address before it may be placed.
+
+    On a node-local network it gets none of Shoal's; that is known once its networks were looked at.
+    """
     return needs_ingress(template) or any(use.name not in PREDEFINED for use in template.networks)
 
 
@@ -30,3 +34,17 @@ def is_on_host(template: TaskTemplate) -> bool:
 def is_on_bridge(template: TaskTemplate) -> bool:
     """Say whether a task is on its engine's default bridge, beside the networks it has addresses on."""
     return any(use.name == "bridge" for use in template.networks)
+
+
+def local_uses(task: Task) -> tuple[NetworkUse, ...]:
+    """Return how a placed task uses node-local networks: those on which it has no address of Shoal's."""
+    addressed = {one.network.uid for one in task.spec.addresses}
+    uses = task.spec.template.networks
+    return tuple(use for use in uses if use.name not in PREDEFINED and use.uid not in addressed)
+
+
+def networks_used(task: Task) -> frozenset[str]:
+    """Return the uids of the networks a task is on, or will be."""
+    return frozenset(
+        (*(one.network.uid for one in task.spec.addresses), *(use.uid for use in local_uses(task) if use.uid))
+    )
