@@ -1,8 +1,8 @@
 """Node-local networks: what the engine makes of a network that ends at its host. Pure.
 
-Each node with a live task on one has a Docker network of the network's driver, made from the options of the spec, or from
-a config-only network of the engine's own. That one is read, not referred to: Docker gives no labels to a network that
-refers to one, and labels say which networks are ours to remove.
+Each node with a live task on one has a Docker network of the network's driver, made from the options of the spec, or
+from a config-only network of the engine's own. That one is read, not referred to: Docker gives no labels to a network
+that refers to one, and labels say which networks are ours to remove.
 """
 
 from __future__ import annotations

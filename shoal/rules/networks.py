@@ -40,11 +40,9 @@ def local_uses(task: Task) -> tuple[NetworkUse, ...]:
     """Return how a placed task uses node-local networks: those on which it has no address of Shoal's."""
     addressed = {one.network.uid for one in task.spec.addresses}
     uses = task.spec.template.networks
-    return tuple(use for use in uses if use.name not in PREDEFINED and use.uid not in addressed)
+    return tuple(use for use in uses if use.uid and use.name not in PREDEFINED and use.uid not in addressed)
 
 
 def networks_used(task: Task) -> frozenset[str]:
     """Return the uids of the networks a task is on, or will be."""
-    return frozenset(
-        (*(one.network.uid for one in task.spec.addresses), *(use.uid for use in local_uses(task) if use.uid))
-    )
+    return frozenset((*(one.network.uid for one in task.spec.addresses), *(use.uid for use in local_uses(task))))

@@ -247,6 +247,15 @@ async def test_networks_are_made_joined_and_removed(engine: Engine) -> None:
     assert await engine.networks(MINE) == ()
 
 
+async def test_a_config_only_network_tells_what_others_are_made_from(engine: Engine) -> None:
+    pool = {"Subnet": "10.77.1.0/24", "Gateway": "10.77.1.9"}
+    spec = {"ConfigOnly": True, "Labels": MINE, "IPAM": {"Config": [pool]}, "Options": {"parent": "eth9"}}
+    await engine.create_network("shoal-test-config", spec)
+    (found,) = [one for one in await engine.networks({}) if one.name == "shoal-test-config"]
+    assert (found.is_config_only, found.ipam["Config"], found.options) == (True, [pool], {"parent": "eth9"})
+    await engine.remove_network("shoal-test-config")
+
+
 async def test_stats_count_memory_against_its_limit(engine: Engine) -> None:
     uid = await engine.create("web.1.t1", body("sleep", "1000"))
     await engine.start(uid)

@@ -54,7 +54,11 @@ def host(steady_host: Host) -> Iterator[Host]:
 def on_engine(host: Host) -> set[str]:
     """Which of Shoal's networks the engine has."""
     names = host.docker("network ls -f label=shoal.managed --format {{.Name}}").ok().out
-    return {name for name in ("ingress", "front", "back", "small", "twin") if name in names}
+    return {
+        name
+        for name in ("ingress", "front", "back", "small", "twin", "lan")
+        if f"shoal-{name}" in names or f"shoal-net-{name}." in names
+    }
 
 
 def vips(host: Host, name: str) -> dict[str, str]:
@@ -135,6 +139,25 @@ def test_a_service_on_the_host_s_own_network_is_on_no_other(host: Host) -> None:
     assert "hello from" in eventually(lambda: host.curl("http://127.0.0.1:8093/"))
     refused = apply(host, service("lone", networks=["host"], ports=["8094:80"]))
     assert (refused.code, "is not on the mesh" in refused.err) == (2, True)
+
+
+def test_a_node_local_network_is_made_from_the_node_s_configuration_and_the_mesh_works_beside_it(host: Host) -> None:
+    lan = "apiVersion: shoal/v1\nkind: Network\nmetadata: {name: lan}\nspec: {driver: bridge, configFrom: lan-here}\n"
+    use = [{"name": "lan", "aliases": ["neighbour"]}]
+    host.docker("network rm lan-here")
+    start(host, f"{lan}---\n{service('ask', networks=use, replicas=2, ports=['8096:80'], restart={'delay': '1s'})}")
+    says(host, "service/ask", "network lan cannot be made on this node: this node has no network lan-here")
+    host.docker("network create --config-only --subnet 10.79.0.0/24 lan-here").ok()
+    running(host, "ask", 2)
+    address = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}"
+    assert "10.79.0." in host.docker(["inspect", "-f", address, containers(host, "ask")[0]]).ok().out
+    eventually(lambda: inside(host, "ask", "http://neighbour/").ok())
+    eventually(lambda: "hello from" in host.curl("http://127.0.0.1:8096/"), within=GENEROUS_S)
+    says(host, "network/lan", "lan-here", "1 service", "2 tasks", "neighbour")
+    host.shoal("delete service ask").ok()
+    host.shoal("delete network lan").ok()
+    eventually(lambda: "lan" not in on_engine(host), within=GENEROUS_S)
+    host.docker("network rm lan-here").ok()
 
 
 def test_a_network_that_is_deleted_on_the_engine_by_hand_is_back(host: Host) -> None:

@@ -15,15 +15,31 @@ from controllers.replication import CONTROLLER as REPLICATION
 from controllers.rollout import CONTROLLER as ROLLOUT
 from shoal.api import keys, ownership
 from shoal.api.codec import with_meta
-from shoal.api.meta import Meta, derived_uid
-from shoal.api.objects import Backend, BackendSpec, BackendStatus, Node, Object, Revision, Rollout, Service, Slot, Task
+from shoal.api.meta import Meta, Ref, derived_uid
+from shoal.api.objects import (
+    Backend,
+    BackendSpec,
+    BackendStatus,
+    Node,
+    Object,
+    Revision,
+    Rollout,
+    Service,
+    Slot,
+    Task,
+    TaskAddress,
+)
 from shoal.api.states import DesiredState, TaskState
 from shoal.machinery.cache import Cache
 from shoal.machinery.clock import VirtualClock
 from shoal.machinery.controller import Action, Controller, Create, Plan, Remove, Replace, any_of
 from shoal.machinery.store import Exists, Unchanged
 from shoal.machinery.testkit import changed, make_node, make_revision, make_service, ref_of, template_hash, template_of
+from shoal.rules.ports import needs_ingress
 from shoal.rules.reports import completed
+
+ON_THE_MESH = (TaskAddress(Ref("ingress", "ingress"), "10.0.0.9/24"),)
+"""What a placed task with published ports has."""
 
 
 class Stage:
@@ -102,7 +118,8 @@ class Stage:
         """Report a task's state, placing it first if a node is given."""
         task = self.fresh(task)
         if node is not None:
-            task = replace(task, spec=replace(task.spec, node=ref_of(node)))
+            addresses = ON_THE_MESH if needs_ingress(task.spec.template) else ()
+            task = replace(task, spec=replace(task.spec, node=ref_of(node), addresses=addresses))
         reported = replace(task.status, state=state, timestamp=self.now, **status)
         self.put(replace(task, status=completed(task, reported)))
 

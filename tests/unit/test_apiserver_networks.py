@@ -89,6 +89,22 @@ def test_a_network_gets_the_next_subnet_and_number_and_claims_them() -> None:
     assert store.status("back") == ("10.0.2.0/24", "10.0.2.1", 4098)
 
 
+@pytest.mark.parametrize("driver", ["bridge", "ipvlan", "macvlan"])
+def test_a_node_local_network_is_allocated_nothing_and_is_held_all_the_same(driver: str) -> None:
+    store = Store()
+    store.network("lan", driver=driver, config_from="here")
+    network = store.cache.get(o.Network, keys.network("lan"))
+    assert network is not None
+    assert (network.status, store.claims()) == (o.NetworkStatus(), set())
+    assert joined_network(network, store.cache) == {}
+    assert not store.service("web", networks=(NetworkUse("lan", aliases=("site",)),)).faults
+    assert messages(store.delete("lan")) == [": network 'lan' is in use by service web"]
+    for reference in list(store.cache.all(o.Reference)):
+        store.cache.set(reference, None)
+    store.put(make_task(store.cache.get(o.Service, keys.service("web"))))
+    assert "is in use by task web." in messages(store.delete("lan"))[0]
+
+
 def test_a_chosen_subnet_gateway_range_number_and_mtu_are_taken() -> None:
     store = Store()
     subnet = o.Subnet("172.20.0.0/16", "172.20.0.254", "172.20.8.0/24")

@@ -5,8 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
+
 from shoal.cli.columns import head, row
-from shoal.cli.describe_network import told
+from shoal.cli.describe_network import is_local, told, told_local
 
 NOW = datetime(2026, 1, 1, 0, 1, tzinfo=UTC)
 STAMP = "2026-01-01T00:00:00Z"
@@ -82,3 +84,29 @@ def test_a_network_is_told_with_nodes_services_tasks_and_containers_on_it() -> N
 def test_an_unused_network_says_so() -> None:
     lines = list(told(FRONT, [], [], [], NOW))
     assert [line for line in lines if line.startswith("No ")] == ["No nodes", "No services", "No tasks"]
+
+
+def test_of_a_node_local_network_services_and_live_tasks_are_told() -> None:
+    def template(uid: str) -> dict[str, Any]:
+        return {"networks": [{"name": "lan", "uid": uid, "aliases": ["db"]}]}
+
+    def task(name: str, state: str, uid: str = "l1") -> dict[str, Any]:
+        spec = {"node": {"name": "n1"}, "template": template(uid)}
+        return {"metadata": {"name": name}, "spec": spec, "status": {"state": state}}
+
+    services = [{"metadata": {"name": name}, "spec": template(uid)} for name, uid in (("web", "l1"), ("far", "l2"))]
+    tasks = [task("web.1.x", "running"), task("web.1.w", "failed"), task("far.1.x", "running", "l2")]
+    lines = list(told_local("l1", services, tasks))
+    assert [line.split() for line in lines if line] == [
+        ["1", "service"], ["SERVICE", "ALIASES"], ["web", "db"],
+        ["1", "task"], ["TASK", "NODE", "STATE"], ["web.1.x", "n1", "running"],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [({}, False), ({"driver": "macvlan"}, True), ({"driver": "bridge", "predefined": True}, False)],
+    ids=["overlay", "macvlan", "the engine's own bridge"],
+)
+def test_which_networks_are_node_local(spec: dict[str, Any], expected: bool) -> None:
+    assert is_local({"spec": spec}) is expected

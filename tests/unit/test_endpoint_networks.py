@@ -22,12 +22,14 @@ from shoal.api.objects import (
     ContainerStatus,
     EndpointNetwork,
     Network,
+    NetworkStatus,
     Presence,
     Reference,
     Service,
     ServiceEndpoint,
     Task,
     TaskStatus,
+    ref_of,
 )
 from shoal.api.states import DesiredState, EndpointMode, TaskState
 from shoal.api.template import Endpoint, NetworkUse
@@ -96,6 +98,21 @@ def test_a_service_has_a_virtual_ip_on_each_of_its_networks_with_its_aliases() -
         EndpointNetwork(ref(BACK), "10.0.2.2/24"),
     )
     assert {claim.metadata.owner.name for claim in world.all(Claim) if claim.metadata.owner} == {"web", "n1"}
+
+
+def test_on_a_node_local_network_nothing_is_given_to_services_nodes_or_tasks() -> None:
+    lan = replace(make_network("lan", ingress=False, driver="bridge"), status=NetworkStatus())
+    only = make_service("web", networks=(use(lan),))
+    task = make_task(only, state=TaskState.NEW, node=None)
+    world = World(lan, task, *holds(only, lan), service=only)
+    found = world.one(Task)
+    assert (found.status.state, found.spec.addresses) == (TaskState.PENDING, ())
+    assert {key.split(".")[0] for key in world.claims()} == {"addresses/front"}, "the service holds that, too"
+    assert world.entries() == [("front", "10.0.1.2/24", False)]
+    before = world.claims()
+    world.put(replace(found, spec=replace(found.spec, node=ref_of(NODE)), status=TaskStatus(TaskState.RUNNING, NOW)))
+    world.settle(*world.keys, f"attachments/{lan.metadata.uid}", f"task/{found.metadata.uid}", now=NOW)
+    assert (world.all(Attachment), world.all(Backend), world.claims()) == ([], [], before)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from nodeagent.assignments import Assignments
 from nodeagent.engine.contract import Body, EngineNetwork
 from nodeagent.engine.fake import FakeEngine
 from nodeagent.network import network as module
+from nodeagent.network.docker_networks import BRIDGE_OPTION
 from nodeagent.network.network import NodeNetwork
 from nodeagent.network.sixes import address6
 from nodeagent.ports import ContainerNetwork, NetworkEndpoint
@@ -31,6 +32,7 @@ from shoal.api.objects import (
     Object,
     ServiceEndpoint,
     Subnet,
+    Task,
     TaskAddress,
 )
 from shoal.api.template import NetworkUse, Port
@@ -54,14 +56,15 @@ class Engine(FakeEngine):
     async def create_network(self, name: str, body: Body) -> str:
         if name in self.refused:
             raise EngineError("Pool overlaps with other one on this address space")
-        self._kernel.bridges.add(body["Options"]["com.docker.network.bridge.name"])
+        if bridge := body.get("Options", {}).get(BRIDGE_OPTION):
+            self._kernel.bridges.add(bridge)
         return await super().create_network(name, body)
 
     async def remove_network(self, name: str) -> None:
         found: EngineNetwork | None = self.nets.get(name)
         await super().remove_network(name)
         if found is not None:
-            self._kernel.bridges.discard(found.options["com.docker.network.bridge.name"])
+            self._kernel.bridges.discard(found.options.get(BRIDGE_OPTION, ""))
 
 
 def network(ref: Ref, number: int) -> Network:
@@ -224,6 +227,66 @@ async def test_a_container_is_wired_as_its_networks_say(
     await node.program(told())
     service = make_service(networks=tuple(use if isinstance(use, NetworkUse) else NetworkUse(use) for use in networks))
     assert await node.prepare(make_task(service, addresses=addresses)) == expected
+
+
+LAN = Network(metadata=Meta(name="lan", uid="net9"), spec=NetworkSpec(driver="macvlan", config_from="lan-here"))
+POOL = {"Subnet": "192.0.2.0/24", "IPRange": "192.0.2.64/28"}
+
+
+def on_lan(*addresses: TaskAddress) -> Task:
+    return make_task(make_service(networks=(NetworkUse("lan", aliases=("db",), uid="net9"),)), addresses=addresses)
+
+
+async def test_a_node_local_network_is_made_from_this_node_s_own_configuration_and_goes_with_its_last_task(
+    node: NodeNetwork, kernel: Kernel, engine: Engine
+) -> None:
+    body = {"ConfigOnly": True, "IPAM": {"Config": [POOL]}, "Options": {"parent": "eth1"}}
+    await engine.create_network("lan-here", body)
+    await node.program(told(LAN))
+    made = engine.nets["shoal-net-lan.net9"]
+    assert (made.driver, made.ipam, made.options) == ("macvlan", {"Config": [POOL]}, {"parent": "eth1"})
+    assert (await node.prepare(on_lan())).endpoints == (NetworkEndpoint("shoal-net-lan.net9", aliases=("db",)),)
+    beside = await node.prepare(on_lan(TaskAddress(INGRESS, "10.0.0.20/24", "")))
+    assert [one.name for one in beside.endpoints] == ["shoal-ingress", "shoal-net-lan.net9"]
+    assert "net9" not in "".join((*kernel.scripts, *kernel.tunnels))
+    await node.program(told())
+    await node.cleanup()
+    assert sorted(engine.nets) == ["lan-here", "shoal-ingress", "shoal-net-front.net1"]
+
+
+@pytest.mark.parametrize(
+    ("existing", "reason"),
+    [
+        (
+            None,
+            "this node has no network lan-here to configure it; make one there: docker network create --config-only",
+        ),
+        ({"Driver": "bridge"}, "the network lan-here of this node is not a config-only one"),
+    ],
+    ids=["missing", "an ordinary network"],
+)
+async def test_a_node_without_the_configuration_says_so_at_once_and_is_asked_again(
+    node: NodeNetwork, kernel: Kernel, engine: Engine, existing: Body | None, reason: str
+) -> None:
+    if existing is not None:
+        await engine.create_network("lan-here", existing)
+    await node.program(told(LAN))
+    with pytest.raises(EngineError, match=f"network lan cannot be made on this node: {reason}") as caught:
+        await node.prepare(on_lan())
+    assert not caught.value.temporary
+    await engine.remove_network("lan-here")
+    await engine.create_network("lan-here", {"ConfigOnly": True})
+    await node.program(told(LAN))
+    assert [one.name for one in (await node.prepare(on_lan())).endpoints] == ["shoal-net-lan.net9"]
+
+
+async def test_a_node_local_network_without_configuration_is_as_its_options_say(
+    node: NodeNetwork, kernel: Kernel, engine: Engine
+) -> None:
+    options = {"com.docker.network.bridge.enable_icc": "false"}
+    spec = NetworkSpec(driver="bridge", options=options, internal=True)
+    await node.program(told(Network(metadata=Meta(name="own", uid="net8"), spec=spec)))
+    assert engine.nets["shoal-net-own.net8"].options == options
 
 
 async def test_a_deleted_bridge_with_containers_on_it_is_made_anew_and_they_are_put_back(

@@ -26,6 +26,9 @@ def judged(**spec: Any) -> list[str]:
         {"options": {MTU_OPTION: "1400", VNI_OPTION: "5000", "encrypted": "false"}},
         {"internal": True, "attachable": True},
         {"ingress": True},
+        {"driver": "bridge", "internal": True, "options": {MTU_OPTION: "1400"}},
+        {"driver": "macvlan", "config_from": "lan.10"},
+        {"driver": "ipvlan", "options": {"parent": "eth1", "ipvlan_mode": "l3"}},
     ],
 )
 def test_accepted(spec: dict[str, Any]) -> None:
@@ -35,7 +38,26 @@ def test_accepted(spec: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("spec", "expected"),
     [
-        ({"driver": "macvlan"}, "spec.driver: found 'macvlan'; overlay is the only driver there is"),
+        ({"driver": "macvlam"},
+         "spec.driver: found 'macvlam', expected overlay, or bridge, ipvlan, macvlan for a node-local network; did you"
+         " mean macvlan?"),
+        ({"config_from": "lan"}, "spec.configFrom: goes with the drivers bridge, ipvlan, macvlan only"),
+        ({"driver": "bridge", "config_from": "a lan"},
+         "spec.configFrom: found 'a lan', expected the name of a Docker network"),
+        ({"driver": "macvlan", "config_from": "lan", "options": {"parent": "eth1"}},
+         "spec.options: what configFrom names says it all, on each node; leave the options out"),
+        ({"driver": "bridge", "ingress": True},
+         "spec.ingress: the routing mesh crosses hosts: its network is an overlay"),
+        ({"driver": "bridge", "attachable": True},
+         "spec.attachable: plain containers join what is on their own engine; leave it out"),
+        ({"driver": "macvlan", "subnets": (Subnet("10.5.0.0/24"),)},
+         "spec.subnets: found subnets, but on a macvlan network each node's engine gives addresses of its own: make a"
+         " config-only network with the node's subnet on each node (docker network create --config-only --subnet …),"
+         " and give its name as configFrom"),
+        ({"driver": "bridge", "mtu": 1400},
+         "spec.mtu: goes with the driver overlay; bridge has options for what it can"),
+        ({"driver": "bridge", "options": {"encrypted": ""}},
+         "spec.options.encrypted: goes with the driver overlay; leave it out"),
         ({"subnets": (Subnet("10.5.0.7/24"),)},
          "spec.subnets[0].subnet: found '10.5.0.7/24', which is an address in 10.5.0.0/24; expected 10.5.0.0/24"),
         ({"subnets": (Subnet("10.5.0/24"),)},
