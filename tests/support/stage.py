@@ -38,7 +38,7 @@ from shoal.machinery.testkit import changed, make_node, make_revision, make_serv
 from shoal.rules.ports import needs_ingress
 from shoal.rules.reports import completed
 
-ON_THE_MESH = (TaskAddress(Ref("ingress", "ingress"), "10.0.0.9/24"),)
+ON_THE_MESH = (TaskAddress(Ref("ingress", "ingress"), "10.0.0.9/24", "02:42:0a:00:00:09"),)
 """What a placed task with published ports has."""
 
 
