@@ -17,7 +17,7 @@ from shoal.api import objects as o
 from shoal.api.codec import with_meta
 from shoal.api.meta import Meta, derived_uid
 from shoal.api.states import TaskState
-from shoal.api.template import Port
+from shoal.api.template import NetworkUse, Port
 from shoal.machinery.cache import Cache, Index
 from shoal.machinery.testkit import make_cluster, make_network, make_node, make_service, make_task, ref_of
 
@@ -228,6 +228,20 @@ def test_a_node_is_told_of_a_network_with_its_attachment_and_all_that_belongs_to
     stage.write(attachment_of(1, 0), remove=True)
     stage.flush()
     assert not any("net1" in key or "backends" in key for key in stage.told[here])
+
+
+def test_a_node_is_told_of_a_node_local_network_while_a_live_task_there_is_on_it() -> None:
+    stage = Stage()
+    lan, here = make_network("lan", ingress=False, driver="bridge"), NODES[0].metadata.uid
+    service = make_service("web", networks=(NetworkUse("lan", uid=lan.metadata.uid),))
+    stage.write(lan)
+    stage.write(make_task(service, node=NODES[0], state=TaskState.RUNNING))
+    stage.flush()
+    assert any("networks/lan" in key for key in stage.told[here])
+    assert not any("networks/lan" in key for key in stage.told[NODES[1].metadata.uid])
+    stage.write(make_task(service, node=NODES[0], state=TaskState.FAILED))
+    stage.flush()
+    assert not any("networks/lan" in key for key in stage.told[here])
 
 
 def test_a_virtual_ip_that_goes_is_acknowledged_by_nodes_that_never_heard_of_it() -> None:
