@@ -81,7 +81,7 @@ def progress(service: Plain, tasks: Iterable[Plain], revision: str = "", *, is_s
     elif is_known and state in PAUSED:
         stage, cause = Stage.FAILED, at(service, "status.rollout.message") or cause or f"the rollout is {state}"
     elif is_known and running == desired == updated and state not in IN_PROGRESS:
-        stage = Stage.CONVERGED
+        stage, cause = Stage.CONVERGED, ""
     else:
         stage = Stage.GOING
     is_rolling = is_known and state in IN_PROGRESS
@@ -118,7 +118,10 @@ def _text(desired: int, running: int, updated: int, tasks: list[Plain]) -> str:
 
 
 def cause_of(service: Plain, tasks: Iterable[Plain]) -> str:
-    """Return the foremost reason why tasks do not run: something not allocated, no node, the last failure."""
+    """Return the foremost reason why tasks do not run: something not allocated, no node, the last failure.
+
+    A slot that runs the present revision again is none, whatever failed there before.
+    """
     message = at(service, "status.endpoint.message")
     if message:
         return str(message)
@@ -129,10 +132,12 @@ def cause_of(service: Plain, tasks: Iterable[Plain]) -> str:
             for reason, count in sorted(pending.items(), key=lambda i: -i[1])
         )
     current = at(service, "status.revision")
+    own = [task for task in tasks if at(task, "spec.revision") == current]
+    well = {at(task, "spec.slot") for task in own if _is_live(task) and at(task, "status.state") == TaskState.RUNNING}
     failed = [
         task
-        for task in tasks
-        if at(task, "status.state") in (TaskState.FAILED, TaskState.REJECTED) and at(task, "spec.revision") == current
+        for task in own
+        if at(task, "status.state") in (TaskState.FAILED, TaskState.REJECTED) and at(task, "spec.slot") not in well
     ]
     if not failed:
         return ""

@@ -55,11 +55,16 @@ def wait(ctx: click.Context, words: tuple[str, ...], condition: str, timeout_s: 
                 await _until(client, kind, name, holds, is_deletion=condition == "delete")
                 click.echo(f"{late[0]} {'deleted' if condition == 'delete' else condition}")
         if limit.cancelled_caught:
-            click.echo(f"shoal: {late[0]} is not {condition} after {timeout_s:g} s", err=True)
+            click.echo(f"shoal: {late[0]} {unmet(condition)} after {timeout_s:g} s", err=True)
             return TIMED_OUT
         return 0
 
     return run(api_of(ctx), work)
+
+
+def unmet(condition: str) -> str:
+    """Say that what was waited for has not come about. Pure."""
+    return "is not deleted" if condition == "delete" else f"is not {condition}"
 
 
 async def _until(

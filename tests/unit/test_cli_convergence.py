@@ -109,10 +109,27 @@ def test_what_is_on_its_way_is_counted_by_state_the_farthest_first() -> None:
             id="the-exit-code",
         ),
         pytest.param(service(), [task(1, "failed", revision="r1", err="old")], "", id="not-of-an-older-revision"),
+        pytest.param(
+            service(2),
+            [task(1, "failed", "shutdown", ago_s=60, err="no image"), task(1, "running"), task(3, "preparing")],
+            "",
+            id="not-of-a-slot-that-runs-again",
+        ),
+        pytest.param(
+            service(3, updated=0),
+            [task(1, "failed", "shutdown", err="no image"), task(1, "running", revision="r1")],
+            "task web.1.failed failed on n1: no image",
+            id="though-the-slot's-old-revision-runs",
+        ),
     ],
 )
 def test_the_cause_is_named(obj: dict[str, Any], tasks: list[Any], cause: str) -> None:
     assert progress(obj, tasks).cause == cause
+
+
+def test_what_runs_as_asked_has_no_cause_of_trouble_though_a_task_failed_earlier() -> None:
+    found = progress(service(3), [*RUNNING, task(1, "failed", "shutdown", ago_s=60, err="no such image")])
+    assert (found.stage, found.cause) == (Stage.CONVERGED, "")
 
 
 def judged(watch: Watch, obj: dict[str, Any], tasks: list[Any], at_s: float) -> Progress:
