@@ -38,6 +38,23 @@ async def apply_nft(script: str) -> None:
     await run(("nft", "-f", "-"), script)
 
 
+async def rule_chains() -> frozenset[str]:
+    """Return every chain of every table, as `ip shoal tcp-80`."""
+    return chains_in(await run(("nft", "list", "chains")))
+
+
+def chains_in(listing: str) -> frozenset[str]:
+    """Read nft's listing of chains. Pure."""
+    found, table = set(), ""
+    for line in listing.splitlines():
+        match line.split():
+            case ["table", family, name, *_]:
+                table = f"{family} {name}"
+            case ["chain", name, *_]:
+                found.add(f"{table} {name}")
+    return frozenset(found)
+
+
 async def ensure_forwarding(*, has_ipv6: bool) -> None:
     """Let published connections into our bridges past Docker's FORWARD policy, which drops what it does not know.
 

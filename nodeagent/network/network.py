@@ -309,12 +309,22 @@ class NodeNetwork:
         if before is None or new.near - old.near:
             bridges = tuple(bridge for bridge, _ in new.bridges)
             self._turned_back = await to_thread.run_sync(netlink.turn_back, bridges, self._turned_back)
-        script = rules.full(new) if before is None else rules.delta(old, new)
-        if script:
+        if before is None:
+            await self._renew_rules(new)
+        elif script := rules.delta(old, new):
             self._ruled = None
             await commands.apply_nft(script)
         self._ruled = scene
         await self._forget_flows(scene)
+
+    async def _renew_rules(self, picture: rules.Picture) -> None:
+        """Fill our tables anew; where somebody made them otherwise, or an older version of ours did, replace them."""
+        script = rules.renewed(picture, await commands.rule_chains())
+        try:
+            await commands.apply_nft(script)
+        except DataplaneError as error:
+            log.info("rules_replaced", reason=str(error))
+            await commands.apply_nft(rules.full(picture))
 
     async def _forget_flows(self, scene: Scene) -> None:
         """Forget UDP flows to what serves no more, also to what vanished while no agent ran; a failure is made up.

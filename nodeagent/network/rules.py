@@ -21,17 +21,19 @@ A client may ask two nodes from the same port of its own, and both may choose th
 connections apart here, and as replies are in none, the kernel gives the later one another source port.
 
 Each port and each virtual IP has a chain of its own and one element in a map, so a changed backend rewrites one chain.
-`full` gives the whole tables, `delta` the commands from one picture to the next; both are applied in one transaction.
+`renewed` fills the tables there are anew, `full` replaces them, `delta` gives the commands from one picture to the
+next; each is applied in one transaction.
 Source: the shape (verdict map, chain per port) is kube-proxy's nftables mode.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, ip_address
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from nodeagent.network.sixes import address6, subnet6
 from shoal.api.objects import Attachment, Backend, ServiceEndpoint
@@ -55,10 +57,6 @@ ANY_ADDRESS = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 -- nothing is bound
 """How people write that a port is published on all addresses of a host."""
 
 _FRAME = f"""\
-table {TABLE} {{}}
-delete table {TABLE}
-table {BRIDGE_TABLE} {{}}
-delete table {BRIDGE_TABLE}
 table {TABLE} {{
   map ports {{ type inet_proto . inet_service : verdict; }}
   map vips {{ type ifname . ipv4_addr : verdict; }}
@@ -104,8 +102,6 @@ table {BRIDGE_TABLE} {{
 
 
 _FRAME6 = f"""\
-table {TABLE6} {{}}
-delete table {TABLE6}
 table {TABLE6} {{
   map ports {{ type inet_proto . inet_service : verdict; }}
   set bridges {{ type ifname; }}
@@ -254,10 +250,42 @@ def peers(attachments: Iterable[Attachment], network_uid: str, node_uid: str) ->
     }
 
 
+def renewed(picture: Picture, chains: Iterable[str]) -> str:
+    """Return the script that fills our tables anew, and makes them first where they are missing.
+
+    `chains` are those there are, as `ip shoal tcp-80`; those of nobody go. The chains that packets enter by stay: one
+    that was evaluating a new chain before it was valid, and the old one after, found no rule (one connection in a
+    hundred thousand was refused). What is there with another definition makes the kernel refuse all of it.
+    """
+    frame, tables = _frames(picture), _tables(picture)
+    kept = {f"{table} {name}" for table, part in tables.items() for name in _CHAIN.findall(part)} | _chains(
+        picture
+    ).keys()
+    stale = sorted(one for one in chains if one.rpartition(" ")[0] in tables and one not in kept)
+    lines = [f"flush table {table}" for table in tables]
+    lines += [f"flush {kind} {table} {name}" for table, part in tables.items() for kind, name in _HOLDER.findall(part)]
+    lines += [f"delete chain {chain}" for chain in stale]
+    return "\n".join((frame, *lines, frame)) + _delta(Picture(six=picture.six), picture)
+
+
 def full(picture: Picture) -> str:
     """Return the script that replaces the whole tables, whatever was there."""
-    six = _FRAME6.replace("INSIDE", str(subnet6(picture.six))) if picture.six else ""
-    return _FRAME + six + _delta(Picture(six=picture.six), picture)
+    gone = "".join(f"table {table} {{}}\ndelete table {table}\n" for table in _tables(picture))
+    return gone + _frames(picture) + _delta(Picture(six=picture.six), picture)
+
+
+def _frames(picture: Picture) -> str:
+    return _FRAME + (_FRAME6.replace("INSIDE", str(subnet6(picture.six))) if picture.six else "")
+
+
+def _tables(picture: Picture) -> dict[str, str]:
+    """Return the part of each table in the frames, by the table's name."""
+    parts = re.split(r"^table (\S+ \S+) ", _frames(picture), flags=re.MULTILINE)[1:]
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+_CHAIN: Final = re.compile(r"^  chain (\S+) ", re.MULTILINE)
+_HOLDER: Final = re.compile(r"^  (map|set) (\S+) ", re.MULTILINE)
 
 
 def delta(old: Picture, new: Picture) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.lab import Host
-from tests.support.user import running, service, start
+from tests.support.lab import Host, eventually
+from tests.support.user import GENEROUS_S, running, service, start
 
 SPEC: dict[str, Any] = {
     "command": ["/bin/sh", "-c"],
@@ -58,7 +58,8 @@ def container(lasting_host: Host) -> Iterator[dict[str, Any]]:
         yield json.loads(lasting_host.docker(["inspect", one]).ok().out)[0]
     finally:
         lasting_host.shoal("delete service everything").ok()
-        lasting_host.docker("volume rm -f options-data options-labelled").ok()
+        remove = "volume rm -f options-data options-labelled"
+        eventually(lambda: lasting_host.docker(remove).code == 0, within=GENEROUS_S)  # its container may just be going
 
 
 @pytest.mark.parametrize(

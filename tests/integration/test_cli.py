@@ -205,7 +205,7 @@ async def test_scaling_is_done_while_a_rollout_stays_paused(swarm: Swarm) -> Non
     assert (await swarm.shoal("rollout", "restart", "web", "-d")).code == 0
     assert (await swarm.shoal("rollout", "pause", "web")).code == 0
     done = await swarm.shoal("scale", "web=4")
-    assert (done.code, done.lines[-1].partition(";")[0]) == (0, "service/web converged: 4/4 running"), done
+    assert (done.code, done.lines[-1].startswith("service/web converged: 4/4 running")) == (0, True), done
     assert done.said("the rollout stays paused: update paused by hand")
     assert (await swarm.shoal("rollout", "status", "web", "--no-wait")).said("paused by hand")
 

@@ -27,12 +27,23 @@ class Kernel:
     unable: set[str] = field(default_factory=set)
     """Devices that cannot be made; IPv4 addresses that no container has."""
     has_ipv6: bool = False
+    chains: set[str] = field(default_factory=set)
+    """Those of tables of rules."""
+    is_otherwise: bool = False
+    """The tables there are were made with other definitions."""
     is_stubborn: bool = False
     """Forgets no flow."""
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> Kernel:
         """Stand in for the real one."""
-        for name in ("apply_nft", "udp_flow_targets", "forget_udp_flows", "ensure_forwarding", "delete_link"):
+        for name in (
+            "apply_nft",
+            "rule_chains",
+            "udp_flow_targets",
+            "forget_udp_flows",
+            "ensure_forwarding",
+            "delete_link",
+        ):
             monkeypatch.setattr(commands, name, getattr(self, name))
         monkeypatch.setattr(commands, "allow_loopback_clients", lambda bridge: None)
         monkeypatch.setattr(commands, "has_ipv6", lambda: self.has_ipv6)
@@ -106,7 +117,12 @@ class Kernel:
             raise DataplaneError(f"give {address}", f"the container has no link with {beside}")
         self.given.append((pid, beside, address, gateway))
 
+    async def rule_chains(self) -> frozenset[str]:
+        return frozenset(self.chains)
+
     async def apply_nft(self, script: str) -> None:
+        if self.is_otherwise and not script.startswith("table ip shoal {}"):
+            raise DataplaneError("nft -f -", "File exists")
         self.scripts.append(script)
 
     async def ensure_forwarding(self, *, has_ipv6: bool) -> None:

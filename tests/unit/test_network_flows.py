@@ -126,3 +126,22 @@ INSIDE = """[
 def test_a_container_s_own_listing_tells_which_link_outside_leads_to_a_network() -> None:
     assert commands.links_to(INSIDE, "10.0.2.0/24") == [21]
     assert commands.links_to(INSIDE, "10.0.3.0/24") == []
+
+
+CHAINS = """\
+table ip nat {
+\tchain DOCKER {
+\t}
+}
+table ip shoal {
+\tchain prerouting {
+\t\ttype nat hook prerouting priority dstnat - 10; policy accept;
+\t}
+\tchain shb-net1-10.0.0.9 {
+\t}
+}
+"""
+
+
+def test_chains_are_read_with_their_tables() -> None:
+    assert commands.chains_in(CHAINS) == {"ip nat DOCKER", "ip shoal prerouting", "ip shoal shb-net1-10.0.0.9"}

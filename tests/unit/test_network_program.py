@@ -163,7 +163,14 @@ async def test_what_hands_altered_is_mended_with_the_next_look(
     monkeypatch.setattr(module, "CHECK_AFTER_S", -1.0)
     await node.program(told(backend(11, 2)))
     assert kernel.tunnels == wanted
-    assert kernel.scripts[0].startswith("table ip shoal {}")
+    assert "flush table ip shoal" in kernel.scripts[0]
+
+
+async def test_tables_that_were_made_otherwise_are_replaced(node: NodeNetwork, kernel: Kernel) -> None:
+    kernel.is_otherwise = True
+    await node.program(told(backend(11, 2)))
+    assert kernel.scripts[-1].startswith("table ip shoal {}\ndelete table ip shoal")
+    assert "dnat to" in kernel.scripts[-1]
 
 
 async def test_without_the_engine_entries_and_rules_follow_all_the_same(

@@ -19,6 +19,7 @@ from nodeagent.network.rules import (
     near_addresses,
     peers,
     published_ports,
+    renewed,
     vanished,
     virtual_ips,
 )
@@ -114,9 +115,21 @@ def test_the_whole_tables_read_as_recorded() -> None:
     assert full(TWO) == (GOLDEN / "nft-tables.nft").read_text()
 
 
+def test_tables_are_filled_anew_without_a_moment_in_which_nothing_translates() -> None:
+    there = ("ip shoal prerouting", "ip shoal tcp-8080", "ip shoal tcp-9999", "ip others tcp-1", "bridge shoal back")
+    lines = renewed(TWO, there).splitlines()
+    assert [line for line in lines if line.startswith("delete")] == ["delete chain ip shoal tcp-9999"]
+    assert [line for line in lines if line.startswith("flush table")] == [
+        "flush table ip shoal",
+        "flush table bridge shoal",
+    ]
+    assert {"flush map ip shoal ports", "flush set ip shoal idle", "flush map bridge shoal ways"} <= set(lines)
+    assert "\n".join(lines).rpartition("flush map")[2].endswith(full(TWO).partition("table ip shoal {\n")[2].rstrip())
+
+
 def test_an_ipv6_side_has_a_table_of_its_own() -> None:
     shown = full(replace(TWO, six="net1"))
-    assert shown.startswith(full(TWO).partition("add chain")[0])
+    assert full(TWO).partition("table ip shoal {\n")[2].partition("add chain")[0] in shown
     assert "add element ip6 shoal ports { tcp . 8080 : goto tcp-8080, udp . 5353 : goto udp-5353 }" in shown
     assert "tcp-8080 meta l4proto { tcp, udp } dnat to numgen inc mod 3 map { 0 : fd6c:270e:f2f2::a00:4, 1 :" in shown
     assert "udp-5353 meta l4proto { tcp, udp } dnat to [fd6c:270e:f2f2::a00:4]:53" in shown
