@@ -52,7 +52,7 @@ class Doctor:
         return json_response(wire.encode(probed))
 
     async def _probed(self, node: o.Node, uids: list[str]) -> ProbedNode:
-        probe, silence = None, ""
+        probe, silence = None, "its answer ended before it said anything"
         try:
             async for line in self._logs.answer(node.metadata.uid, "network", {"networks": uids}, within_s=LOOK_S):
                 if "warning" in line:

@@ -10,7 +10,7 @@ import anyio
 import click
 
 from shoal.api.errors import InvalidError, NotFoundError, ShoalError
-from shoal.api.objects import Object
+from shoal.api.objects import Object, Service
 from shoal.cli.client import Client, Plain, run
 from shoal.cli.columns import at, head, row, sort_key
 from shoal.cli.options import api_of, complete_targets, labels_option
@@ -75,6 +75,8 @@ def get(
                 errors.append(error)
                 continue
             lists.setdefault(kind, []).extend(items)
+        if service and not any(lists.values()):
+            await client.get(Service.PLURAL, service)  # nothing of a service that is not there is a mistake
         shown.lists(lists)
         for missing in errors:
             click.echo(f"shoal: {missing}", err=True)

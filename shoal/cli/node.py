@@ -125,6 +125,8 @@ def update(
 
     async def work(client: Client) -> None:
         found = await client.get(Node.PLURAL, name)
+        if missing := sorted(set(removed) - at(found, "metadata.labels", {}).keys()):
+            raise InvalidError(f"node {name} has no label {', '.join(missing)}")
         await client.call("PATCH", one(Node.PLURAL, at(found, "metadata.uid")), patch)
         click.echo(name)
 

@@ -176,6 +176,15 @@ async def test_an_answer_nobody_waits_for_is_turned_away(api: Api) -> None:
     assert (await api.post(f"nodes/{N1.metadata.uid}/answers/1234", {}))[0] == 404
 
 
+async def test_an_agent_that_says_nothing_of_its_network_is_told_of_as_such(api: Api) -> None:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(agent, api, N1, lambda method, params: [])
+        await connected(api, N1)
+        found = msgspec.convert((await api.get("doctor/network"))[1], ProbedNodes)
+        tasks.cancel_scope.cancel()
+    assert found.nodes[0].silence == "its answer ended before it said anything"
+
+
 async def test_what_all_nodes_find_of_the_network_is_put_side_by_side(api: Api) -> None:
     asked: list[tuple[str, Any]] = []
 

@@ -200,6 +200,12 @@ async def test_scale_waits_until_it_is_so(swarm: Swarm) -> None:
     assert (both.code, both.said("service nope not found")) == (3, True)
 
 
+async def test_nothing_of_a_service_that_is_not_there_is_a_mistake(swarm: Swarm) -> None:
+    await applied(swarm, manifest(replicas=0))
+    nothing, mistake = await swarm.shoal("get", "tasks", "-s", "web"), await swarm.shoal("get", "tasks", "-s", "wbe")
+    assert (nothing.code, mistake.code, mistake.said("service wbe not found")) == (0, 1, True)
+
+
 async def test_scaling_is_done_while_a_rollout_stays_paused(swarm: Swarm) -> None:
     await applied(swarm, manifest(replicas=2))
     assert (await swarm.shoal("rollout", "restart", "web", "-d")).code == 0

@@ -45,6 +45,8 @@ async def test_nodes_are_listed_inspected_changed_and_removed(swarm: Swarm) -> N
     (found,) = json.loads((await swarm.shoal("node", "inspect", "node-1")).out)
     assert (found["spec"]["availability"], found["metadata"]["labels"]) == ("pause", {"zone": "a", "ssd": ""})
     assert (await swarm.shoal("node", "update", "node-1", "--label-rm", "ssd")).code == 0
+    again = await swarm.shoal("node", "update", "node-1", "--label-rm", "ssd", "--label-rm", "zone")
+    assert (again.code, again.err) == (2, "shoal: node node-1 has no label ssd\n")
     assert (await swarm.shoal("node", "ls", "-l", "zone=a", "-q")).lines == [N1.metadata.uid]
     assert (await swarm.shoal("node", "inspect", "--pretty", "node-1")).said("Availability:  pause", "zone=a")
 
