@@ -19,6 +19,7 @@ from anyio.abc import SocketStream
 from msgspec import Struct
 
 from nodeagent.dns.zone import Facts
+from shoal.machinery.accepting import serve_connections
 
 SOCKET: Final = "names.sock"
 """Below the run directory."""
@@ -56,8 +57,7 @@ async def serve(path: Path, take: Callable[[News], None]) -> None:
             except (anyio.BrokenResourceError, anyio.ClosedResourceError):
                 log.debug("names_feed_broken")
 
-    async with listener:
-        await listener.serve(listen)
+    await serve_connections(listener, listen)
 
 
 async def lines(stream: SocketStream) -> AsyncIterator[bytes]:

@@ -16,6 +16,8 @@ import anyio
 from anyio.abc import ByteStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
+from shoal.machinery.accepting import serve_connections
+
 PATIENCE_S: Final = 5.0
 """Seconds for a whole request and its answer."""
 
@@ -57,8 +59,8 @@ async def answering_status(path: Path | None, health: Health) -> AsyncIterator[N
         listener = await anyio.create_unix_listener(path)
     finally:
         os.umask(before)
-    async with listener, anyio.create_task_group() as group:
-        group.start_soon(listener.serve, serve)
+    async with anyio.create_task_group() as group:
+        group.start_soon(serve_connections, listener, serve)
         yield
         group.cancel_scope.cancel()
 
