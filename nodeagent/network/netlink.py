@@ -233,10 +233,9 @@ def _read(kernel: IPRoute, index: int) -> Overlay:
     (link,) = kernel.get_links(index)
     master = link.get("master")
     bridge = kernel.get_links(master)[0] if master else None
-    addresses = kernel.get_addr(index=master, family=socket.AF_INET) if master else ()
-    address = next((_with_mask(one) for one in addresses), "")
-    sixes = kernel.get_addr(index=master, family=socket.AF_INET6) if master else ()
-    address6 = next((_with_mask(one) for one in sixes if one["prefixlen"] == PREFIX6), "")
+    addresses = list(kernel.get_addr(index=master)) if master else []
+    address = next((_with_mask(one) for one in addresses if one["family"] == socket.AF_INET), "")
+    address6 = next((_with_mask(one) for one in addresses if one["prefixlen"] == PREFIX6), "")
     forwarding = list(kernel.fdb("dump", ifindex=index))
     own = (entry for entry in forwarding if entry["flags"] & _SELF)
     ways = (entry for entry in forwarding if not entry["flags"] & _SELF and entry["state"] & _NO_ARP)
