@@ -363,18 +363,24 @@ class Rules:
 
 @contextmanager
 def _watched(host: Host) -> Iterator[Rules]:
-    found = Rules()
+    found, listens = Rules(), threading.Event()
     with host_spot(host).telling("nft", "monitor") as process:
         assert process.stdout is not None
         lines = process.stdout
 
         def read() -> None:
             for line in lines:
+                listens.set()
                 found.add(line)
+
+        def is_heard() -> bool:
+            for verb in ("add", "delete"):
+                host.run("nft", verb, "table", "ip", "begun").ok()
+            return listens.is_set()
 
         reader = threading.Thread(target=read, daemon=True)
         reader.start()
-        time.sleep(0.5)
+        until(is_heard)
         try:
             yield found
         finally:

@@ -214,10 +214,11 @@ async def test_a_report_that_could_not_be_taken_is_known_not_to_be(api: Api, mon
 
 async def test_garbage_down_the_stream_harms_nobody(api: Api) -> None:
     async def body() -> AsyncIterator[bytes]:
-        for line in (b"{", b'{"id":"1","report":[]}', b"[" * 5000, b'{"id":"2","report":{}}'):
+        for line in (b"{", b'{"id":"1","report":[]}', b"[" * 5000):
             yield line + b"\n"
+        while True:  # again: what comes while another report is being read is passed over
+            yield b'{"id":"2","report":{}}\n'
             await anyio.sleep(0.05)
-        await anyio.sleep_forever()
 
     url = f"http://api/shoal/v1/nodes/{NODE.metadata.uid}/assignments?watch=1"
     async with api.session.get(url, data=body()) as response:
