@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -18,8 +19,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.option.seed is None:
-        config.option.seed = random.SystemRandom().randrange(1 << 32)
+        told: dict[str, int] = getattr(config, "workerinput", {})
+        config.option.seed = told.get("seed", random.SystemRandom().randrange(1 << 32))
     load_hypothesis_profile(full=config.option.full)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Every process that takes part in the run has its seed: they must choose alike, and it is the one printed."""
+    node.workerinput["seed"] = node.config.option.seed
 
 
 def load_hypothesis_profile(full: bool) -> None:
